@@ -1,0 +1,59 @@
+# The stack's commands. `make` alone prints them.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKED := producer consumer echo scout-local
+STACK := $(BIN)/python -m stack
+
+.DEFAULT_GOAL := help
+.PHONY: help up down ps logs verify test lint format lock screenshots
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# What is installed is what the lock files say, by hash; our own packages are linked, not copied.
+$(VENV)/ready: requirements/dev.txt requirements/bootstrap.txt $(wildcard */pyproject.toml)
+	@echo "Setting up the Python environment in $(VENV) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=... names another one"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(wildcard */pyproject.toml))
+	@touch $@
+
+up: $(VENV)/ready ## Start the stack; returns when every part is healthy (RUNTIME=docker or local)
+	@$(STACK) up
+
+down: $(VENV)/ready ## Stop the stack; nothing is left running
+	@$(STACK) down
+
+ps: $(VENV)/ready ## Show the state of each part
+	@$(STACK) ps
+
+logs: $(VENV)/ready ## Show the logs (PART=consumer for one part)
+	@$(STACK) logs $(PART)
+
+verify: $(VENV)/ready ## Send one reading through the stack and check its trace in the backend
+	@$(STACK) verify
+
+test: $(VENV)/ready ## Run every test, setting up all that they need
+	@$(STACK) prepare --for-tests
+	@$(BIN)/pytest --cov $(PYTEST_ARGS)
+
+lint: $(VENV)/ready ## Check format, style, types and that the lock files are current
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/python requirements/compile.py --check
+
+format: $(VENV)/ready ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(VENV)/ready ## Update the lock files
+	@$(BIN)/python requirements/compile.py --upgrade
+
+screenshots: $(VENV)/ready ## Take the pictures of the docs from the running stack
+	@$(BIN)/python docs/screenshots.py

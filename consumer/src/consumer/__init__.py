@@ -1,0 +1,1 @@
+"""Processes readings from MQTT and hands each to echo over HTTP."""

@@ -1,0 +1,1 @@
+"""Answers each reading it is sent: the end of the trace."""

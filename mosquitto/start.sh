@@ -1,0 +1,32 @@
+#!/bin/sh
+# Starts Mosquitto with users and ports from the environment. The passwords are hashed here, at each start: they are
+# in no image and in no process list.
+set -eu
+umask 077
+
+config=$(CDPATH='' cd "$(dirname "$0")" && pwd)
+state=${MOSQUITTO_STATE:?} # generated configuration
+data=${MOSQUITTO_DATA:?}   # what the broker keeps
+
+mkdir -p "$state" "$data"
+
+fill() { # copies $1 to $2 with the values put in
+    sed -e "s|@MQTT_PORT@|${MQTT_PORT:-1883}|g" \
+        -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
+        -e "s|@MQTT_PRODUCER_USERNAME@|$MQTT_PRODUCER_USERNAME|g" \
+        -e "s|@MQTT_CONSUMER_USERNAME@|$MQTT_CONSUMER_USERNAME|g" \
+        -e "s|@STATE@|$state|g" -e "s|@DATA@|$data|g" "$1" >"$2"
+}
+fill "$config/mosquitto.conf" "$state/mosquitto.conf"
+fill "$config/acl" "$state/acl"
+
+printf '%s:%s\n' "$MQTT_PRODUCER_USERNAME" "$MQTT_PRODUCER_PASSWORD" \
+    "$MQTT_CONSUMER_USERNAME" "$MQTT_CONSUMER_PASSWORD" >"$state/passwords"
+mosquitto_passwd -U "$state/passwords"
+
+# What the health check logs in with (mosquitto_sub reads it from $XDG_CONFIG_HOME).
+printf -- '-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_CONSUMER_USERNAME" "$MQTT_CONSUMER_PASSWORD" \
+    >"$state/mosquitto_sub"
+
+unset MQTT_PRODUCER_PASSWORD MQTT_CONSUMER_PASSWORD
+exec mosquitto -c "$state/mosquitto.conf"

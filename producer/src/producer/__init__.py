@@ -1,0 +1,1 @@
+"""A fleet of simulated sensors that publishes readings over MQTT 5."""

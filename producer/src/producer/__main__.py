@@ -1,0 +1,102 @@
+"""Publishes the readings of a fleet of simulated sensors, each in a trace of its own.
+
+The instrumentation does the tracing: it opens a span for each ``client.publish``, writes its context into the
+message's MQTT 5 user properties, and closes the span when the broker has acknowledged the message.
+"""
+
+import argparse
+import json
+import logging
+import time
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
+from opentelemetry.trace import Span, format_trace_id
+from paho.mqtt.properties import Properties
+
+from producer.outbox import Outbox
+from producer.sensor import Sensor
+from producer.settings import Settings
+from service import StopSignal, load_settings
+from telemetry import setup_telemetry, shutdown_telemetry
+
+log = logging.getLogger("producer")
+
+
+def set_message_id(span: Span, topic: str, payload: str, properties: Properties) -> None:
+    """Publish hook: names the reading on its span."""
+    span.set_attribute("messaging.message.id", json.loads(payload)["message_id"])
+
+
+def print_trace_id(span: Span, topic: str, payload: str, properties: Properties) -> None:
+    """Publish hook of ``--once``: also prints which trace the reading starts, as a line of JSON."""
+    set_message_id(span, topic, payload, properties)
+    trace_id = format_trace_id(span.get_span_context().trace_id)
+    print(json.dumps({"trace_id": trace_id, "message_id": json.loads(payload)["message_id"]}), flush=True)  # noqa: T201 (its output)
+
+
+def on_connect(client: mqtt.Client, userdata: None, flags: mqtt.ConnectFlags, reason_code: Any, *_: object) -> None:
+    """Says whether the broker took the client in; if not, paho tries again."""
+    if reason_code.is_failure:
+        log.error("the broker refuses the connection: %s", reason_code)
+    else:
+        log.info("connected to the broker")
+
+
+def connect(settings: Settings, client_id: str) -> mqtt.Client:
+    """Starts a client that connects in the background, and again whenever the connection is lost."""
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+    client.username_pw_set(settings.mqtt_producer_username, settings.mqtt_producer_password.get_secret_value())
+    client.reconnect_delay_set(min_delay=1, max_delay=30)
+    client.on_connect = on_connect
+    client.connect_async(settings.mqtt_host, settings.mqtt_port)
+    client.loop_start()
+    return client
+
+
+def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: StopSignal) -> None:
+    """Publishes until told to stop; the sensors take turns, evenly spread over the interval."""
+    sensors = [Sensor(f"sensor-{number:03}") for number in range(1, settings.devices + 1)]
+    pause = settings.interval_seconds / len(sensors)
+    due = time.monotonic()
+    published = 0
+    while not stop.wait(max(0.0, due - time.monotonic())):
+        sensor = sensors[published % len(sensors)]
+        outbox.publish(sensor.topic, sensor.read())
+        published += 1
+        due += pause
+        if client.is_connected():
+            settings.health_file.touch()
+    log.info("stopping after %d readings", published)
+
+
+def main() -> int:
+    """Runs the fleet, or publishes one reading with ``--once``; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="producer", description=__doc__.splitlines()[0])
+    parser.add_argument("--once", action="store_true", help="publish one reading, print its trace id, and stop")
+    once: bool = parser.parse_args().once
+    settings = load_settings(Settings)
+    stop = StopSignal()
+    setup_telemetry("producer")
+    PahoMqttInstrumentor().instrument(publish_hook=print_trace_id if once else set_message_id)
+    client = connect(settings, client_id="" if once else "producer")
+    outbox = Outbox(client)
+    try:
+        if once:
+            sensor = Sensor("sensor-001")
+            outbox.publish(sensor.topic, sensor.read())
+        else:
+            run_fleet(client, outbox, settings, stop)
+        if not outbox.wait_empty(timeout_seconds=4.0 if once else 1.0):
+            log.error("the broker at %s:%d did not acknowledge in time", settings.mqtt_host, settings.mqtt_port)
+            stop.exit_code = 1
+    finally:
+        client.disconnect()
+        client.loop_stop()
+        shutdown_telemetry()
+    return stop.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

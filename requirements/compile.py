@@ -1,0 +1,67 @@
+"""Makes the lock files in this folder: each dependency by version and hash, and no download address.
+
+``dev.txt`` holds everything; the file of each service is the part of it that goes into its image.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+OWN_PACKAGES = [
+    "mqtt-tracing-consumer",
+    "mqtt-tracing-echo",
+    "mqtt-tracing-producer",
+    "mqtt-tracing-scout-local",
+    "mqtt-tracing-service",
+    "mqtt-tracing-stack",
+    "mqtt-tracing-telemetry",
+    "opentelemetry-instrumentation-paho-mqtt",
+]
+SERVICES = ["consumer", "echo", "producer", "scout-local"]
+
+
+def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:
+    """Resolves for all platforms and Pythons at once; keeps the versions that ``output`` already names."""
+    command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
+    command += ["--no-header", "--no-annotate", *[f"--no-emit-package={name}" for name in OWN_PACKAGES]]
+    subprocess.run([*command, *options, *sources, "--output-file", str(output)], cwd=ROOT, check=True)  # noqa: S603 (uv, with our own arguments)
+
+
+def main() -> int:
+    """Compiles all lock files, or with ``--check`` says which are not current."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a file is not current")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
+    arguments = parser.parse_args()
+    stale: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        for lock in HERE.glob("*.txt"):
+            (target / lock.name).write_bytes(lock.read_bytes())
+        compile_lock(
+            ["pyproject.toml"],
+            target / "dev.txt",
+            ["--group", "dev", "--all-extras", *(["--upgrade"] if arguments.upgrade else [])],
+        )
+        pinned = ["--constraints", str(target / "dev.txt")]
+        for service in SERVICES:
+            compile_lock([f"{service}/pyproject.toml", "requirements/build.in"], target / f"{service}.txt", pinned)
+        compile_lock(["requirements/bootstrap.in"], target / "bootstrap.txt", pinned)
+        for lock in sorted(target.glob("*.txt")):
+            current = HERE / lock.name
+            if not current.exists() or current.read_bytes() != lock.read_bytes():
+                stale.append(lock.name)
+                if not arguments.check:
+                    current.write_bytes(lock.read_bytes())
+    if arguments.check and stale:
+        sys.stderr.write(f"not current: {', '.join(stale)}; run `make lock`\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

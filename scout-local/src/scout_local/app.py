@@ -1,0 +1,103 @@
+"""The issuer: client credentials in, signed tokens out (RFC 6749 section 4.4, OpenID Connect Discovery 1.0)."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import Depends, FastAPI, Form
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from joserfc import jwt
+from joserfc.jwk import KeySet, RSAKey
+
+from scout_local.settings import Settings
+
+ALGORITHM = "RS256"
+
+
+def load_key(path: Path) -> RSAKey:
+    """The signing key, made at the first start and kept, so that tokens stay valid when the issuer restarts."""
+    if not path.exists():
+        key = RSAKey.generate_key(2048)
+        path.touch(mode=0o600)
+        path.write_bytes(key.as_pem(private=True))
+    key = RSAKey.import_key(path.read_bytes())
+    key.ensure_kid()
+    return key
+
+
+def refuse(status: int, error: str, description: str) -> JSONResponse:
+    """An error answer in the form of RFC 6749 section 5.2."""
+    headers = {"WWW-Authenticate": "Basic"} if status == 401 else None
+    return JSONResponse({"error": error, "error_description": description}, status, headers)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Makes the issuer."""
+    app = FastAPI(title="scout-local issuer")
+    key = load_key(settings.issuer_key_file)
+    basic = HTTPBasic(auto_error=False)
+
+    @app.post("/oauth2/token", response_model=None)
+    def token(
+        credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)],
+        grant_type: Annotated[str, Form()] = "",
+        client_id: Annotated[str, Form()] = "",
+        client_secret: Annotated[str, Form()] = "",
+        audience: Annotated[str, Form()] = "",
+    ) -> dict[str, str | int] | JSONResponse:
+        """Grants a token to the one client there is."""
+        given_id = credentials.username if credentials else client_id
+        given_secret = credentials.password if credentials else client_secret
+        expected_secret = settings.local_scout_client_secret.get_secret_value()
+        # Both are compared, always: how long it takes says nothing about which one was wrong.
+        right_id = secrets.compare_digest(given_id.encode(), settings.local_scout_client_id.encode())
+        right_secret = secrets.compare_digest(given_secret.encode(), expected_secret.encode())
+        if not (right_id and right_secret):
+            return refuse(401, "invalid_client", "unknown client id or wrong secret")
+        if grant_type != "client_credentials":
+            return refuse(400, "unsupported_grant_type", "this issuer grants client_credentials only")
+        if audience != settings.issuer_audience:
+            return refuse(400, "invalid_target", f"the audience must be {settings.issuer_audience}")
+        now = int(time.time())
+        claims = {
+            "iss": settings.issuer_url,
+            "sub": given_id,
+            "aud": audience,
+            "iat": now,
+            "exp": now + settings.issuer_token_seconds,
+            "jti": str(uuid4()),
+        }
+        return {
+            "access_token": jwt.encode({"alg": ALGORITHM, "kid": key.kid}, claims, key),
+            "token_type": "Bearer",
+            "expires_in": settings.issuer_token_seconds,
+        }
+
+    @app.get("/.well-known/openid-configuration")
+    def discovery() -> dict[str, str | list[str]]:
+        """Where everything is, and how tokens are signed."""
+        return {
+            "issuer": settings.issuer_url,
+            "token_endpoint": f"{settings.issuer_url}/oauth2/token",
+            "jwks_uri": f"{settings.issuer_url}/oauth2/jwks",
+            "grant_types_supported": ["client_credentials"],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+            "id_token_signing_alg_values_supported": [ALGORITHM],
+            "response_types_supported": ["token"],
+            "subject_types_supported": ["public"],
+        }
+
+    @app.get("/oauth2/jwks")
+    def jwks() -> dict[str, object]:
+        """The public half of the signing key."""
+        return dict(KeySet([key]).as_dict(private=False))
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Answers while the issuer runs."""
+        return {"status": "ok"}
+
+    return app
