@@ -15,6 +15,7 @@ fill() { # copies $1 to $2 with the values put in
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
         -e "s|@MQTT_PRODUCER_USERNAME@|$MQTT_PRODUCER_USERNAME|g" \
         -e "s|@MQTT_CONSUMER_USERNAME@|$MQTT_CONSUMER_USERNAME|g" \
+        -e "s|@USER@|$(id -un)|g" \
         -e "s|@STATE@|$state|g" -e "s|@DATA@|$data|g" "$1" >"$2"
 }
 fill "$config/mosquitto.conf" "$state/mosquitto.conf"

@@ -61,13 +61,15 @@ def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: Sto
     pause = settings.interval_seconds / len(sensors)
     due = time.monotonic()
     published = 0
-    while not stop.wait(max(0.0, due - time.monotonic())):
+    while not stop.wait(min(1.0, max(0.0, due - time.monotonic()))):
+        if client.is_connected():
+            settings.health_file.touch()
+        if time.monotonic() < due:
+            continue
         sensor = sensors[published % len(sensors)]
         outbox.publish(sensor.topic, sensor.read())
         published += 1
         due += pause
-        if client.is_connected():
-            settings.health_file.touch()
     log.info("stopping after %d readings", published)
 
 

@@ -1,0 +1,106 @@
+"""The tool behind ``make``: starts, stops, checks and shows the stack."""
+
+import argparse
+import sys
+
+from rich.table import Table
+
+from service import load_settings
+from stack import build
+from stack.console import console, errors
+from stack.docker import DockerRuntime, engine_answers
+from stack.errors import StackError
+from stack.local import LocalRuntime
+from stack.parts import local_url
+from stack.settings import Settings
+from stack.verify import verify
+
+Runtime = LocalRuntime | DockerRuntime
+
+
+def choose_runtime(settings: Settings) -> Runtime:
+    """The runtime that was asked for, else Docker where an engine answers; says which, where it was not asked."""
+    if settings.runtime is None:
+        found = engine_answers()
+        reason = "a Docker engine answers" if found else "no Docker engine answers"
+        console.print(f"Runtime: {'docker' if found else 'local'} ({reason}; RUNTIME=docker or RUNTIME=local decides).")
+        return DockerRuntime(settings) if found else LocalRuntime(settings)
+    return DockerRuntime(settings) if settings.runtime == "docker" else LocalRuntime(settings)
+
+
+def running_runtime(settings: Settings) -> Runtime:
+    """The runtime that this stack runs in at the moment.
+
+    Raises:
+        StackError: If it does not run.
+    """
+    candidates: list[Runtime] = [LocalRuntime(settings), DockerRuntime(settings)]
+    for runtime in candidates:
+        if settings.runtime in (None, runtime.name) and runtime.running():
+            return runtime
+    raise StackError("the stack is not up; start it with `make up`")
+
+
+def up(settings: Settings) -> None:
+    """Starts the stack and says what to open."""
+    choose_runtime(settings).up()
+    if settings.local_scout:
+        console.print(f"Traces:  {local_url(settings.viewer_port, '/traces')}")
+    else:
+        console.print(f"Traces:  in Scout ({settings.scout_otlp_endpoint})")
+    console.print(f"Echo:    {local_url(settings.echo_port, '/docs')}")
+    console.print(f"Broker:  mqtt://127.0.0.1:{settings.mqtt_port}")
+    console.print("Next:    make verify")
+
+
+def ps(settings: Settings) -> None:
+    """Shows each part with its state."""
+    try:
+        runtime = running_runtime(settings)
+    except StackError:
+        runtime = LocalRuntime(settings)
+    table = Table("part", "state", "address", title=None)
+    for row in runtime.states():
+        table.add_row(*row)
+    console.print(table)
+
+
+def main() -> int:
+    """Runs one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="stack", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("up", "down", "ps", "verify"):
+        commands.add_parser(name)
+    commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
+    commands.add_parser("logs").add_argument("part", nargs="?")
+    arguments = parser.parse_args()
+    settings = load_settings(Settings)
+    try:
+        match arguments.command:
+            case "up":
+                up(settings)
+            case "down":
+                for runtime in (LocalRuntime(settings), DockerRuntime(settings)):
+                    if runtime.running():
+                        runtime.down()
+                console.print("The stack is down.")
+            case "ps":
+                ps(settings)
+            case "logs":
+                running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
+            case "verify":
+                return verify(running_runtime(settings), settings)
+            case "prepare":
+                build.prepare(settings)
+                if arguments.for_tests:
+                    build.require_command("chromium", "chromium")
+    except StackError as error:
+        errors.print(f"[red]error:[/red] {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

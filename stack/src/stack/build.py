@@ -1,0 +1,120 @@
+"""The programs that the local runtime needs, installed or built once and kept in the user's cache folder."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stack.console import console
+from stack.errors import StackError
+from stack.settings import ROOT, Settings
+
+BUILDER_MANIFEST = ROOT / "collector" / "builder.yaml"
+BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
+VIEWER_MODULE = ROOT / "viewer"
+VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
+
+
+def cache_folder() -> Path:
+    """Where built programs are kept, also for the next clone."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "mqtt-tracing"
+
+
+def paths() -> dict[str, Path]:
+    """Where each program is, whether it is there yet or not: ``OTELCOL``, then the path, then the cache."""
+    given = os.environ.get("OTELCOL") or shutil.which("otelcol-contrib")
+    return {
+        "otelcol": Path(given) if given else _cached("otelcol", BUILDER_MANIFEST),
+        "otel-desktop-viewer": _cached("otel-desktop-viewer", VIEWER_MODULE / "go.mod", VIEWER_MODULE / "go.sum"),
+    }
+
+
+def prepare(settings: Settings) -> dict[str, Path]:
+    """Installs and builds what is missing.
+
+    Raises:
+        StackError: If that is not possible here; says what to install.
+    """
+    require_command("mosquitto", "mosquitto", "mosquitto-clients")
+    programs = paths()
+    _build(programs["otelcol"], "the Collector", "about 2 minutes", _build_collector)
+    if settings.local_scout:
+        _build(programs["otel-desktop-viewer"], "the viewer", "about a minute", _build_viewer)
+    return programs
+
+
+def require_command(command: str, *packages: str) -> None:
+    """Makes sure that a program of the system is there; installs Debian's packages where this user may."""
+    if _installed(command):
+        return
+    apt = shutil.which("apt-get")
+    if apt is None or os.getuid() != 0:
+        raise StackError(
+            f"{command} is not installed; install it, on Debian with: sudo apt-get install {' '.join(packages)}"
+        )
+    with console.status(f"Installing {' '.join(packages)} with apt ..."):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+            done = subprocess.run(
+                [apt, "--quiet", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if not _installed(command):
+            raise StackError(f"apt-get could not install {' '.join(packages)}:\n{done.stderr.strip()[-500:]}")
+
+
+def _installed(command: str) -> bool:
+    return shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is not None
+
+
+def _cached(program: str, *manifests: Path) -> Path:
+    digest = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()[:16]
+    return cache_folder() / digest / program
+
+
+def _build(program: Path, what: str, duration: str, build: Callable[[Path, Path], list[list[str]]]) -> None:
+    if program.exists():
+        return
+    if shutil.which("go") is None:
+        raise StackError(
+            f"{what} has to be built once, which needs Go 1.26 or newer (https://go.dev/dl/), or use RUNTIME=docker"
+        )
+    console.print(f"Building {what} (once, {duration}) ...")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, console.status("Building ..."):
+        built = Path(scratch) / program.name
+        environment = {**os.environ, "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+        for command in build(Path(scratch), built):
+            done = subprocess.run(
+                command, cwd=VIEWER_MODULE, env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                raise StackError(f"building {what} failed:\n{done.stderr.strip()[-2000:]}")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        # Moved in one step, so that a second start at the same time never sees half a program.
+        partial = Path(shutil.copy2(built, program.with_suffix(f".{os.getpid()}")))
+        partial.rename(program)
+    console.print(f"Built {what} in {time.monotonic() - started:.0f} s.")
+
+
+def _build_collector(scratch: Path, program: Path) -> list[list[str]]:
+    manifest = scratch / "builder.yaml"
+    text = BUILDER_MANIFEST.read_text()
+    manifest.write_text(text.replace("dist:\n", f"dist:\n  output_path: {scratch / 'source'}\n", 1))
+    return [
+        ["go", "run", BUILDER, "--config", str(manifest)],
+        ["cp", str(scratch / "source" / "otelcol"), str(program)],
+    ]
+
+
+def _build_viewer(scratch: Path, program: Path) -> list[list[str]]:
+    return [["go", "build", "-trimpath", "-mod=readonly", "-o", str(program), VIEWER]]

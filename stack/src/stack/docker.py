@@ -1,0 +1,75 @@
+"""The Docker runtime: the same parts as containers, by docker-compose.yml."""
+
+import json
+import os
+import subprocess
+
+from stack.errors import StackError
+from stack.settings import ROOT, Settings
+
+
+def engine_answers() -> bool:
+    """Whether there is a Docker engine with Compose."""
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+class DockerRuntime:
+    """Starts, stops and shows the stack with Docker Compose, which reads ``.env`` itself."""
+
+    name = "docker"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def up(self) -> None:
+        """Builds and starts the containers and returns when all are healthy."""
+        if not engine_answers():
+            raise StackError("no Docker engine answers; start it, or use RUNTIME=local")
+        if self._compose("up", "--detach", "--build", "--wait").returncode != 0:
+            raise StackError(
+                "docker compose could not start the stack; its output is above, and `make logs` shows more"
+            )
+
+    def down(self) -> None:
+        """Removes the containers and the network; the broker's messages and the issuer's key stay."""
+        self._compose("down", "--remove-orphans")
+
+    def states(self) -> list[tuple[str, str, str]]:
+        """Name, state and ports of each part."""
+        output = self._compose("ps", "--all", "--format", "json", capture=True).stdout
+        rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        return [(row["Service"], row.get("Health") or row["State"], _addresses(row)) for row in rows]
+
+    def logs(self, part: str | None, follow: bool) -> None:
+        """Prints the end of the logs of one part or of all."""
+        self._compose("logs", "--tail", "20", *(["--follow"] if follow else []), *([part] if part else []))
+
+    def log_text(self, part: str) -> str:
+        """The whole log of a part."""
+        return self._compose("logs", "--no-log-prefix", part, capture=True).stdout
+
+    def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+        """Publishes one reading with the producer's own program, which prints its trace id."""
+        command = ["docker", "compose", "exec", "-T", "producer", "python", "-m", "producer", "--once"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+
+    def running(self) -> bool:
+        """Whether any container of this stack runs."""
+        return bool(engine_answers() and self._compose("ps", "--quiet", capture=True).stdout.strip())
+
+    def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto")}
+        return subprocess.run(
+            ["docker", "compose", *arguments], cwd=ROOT, env=environment, capture_output=capture, text=True, check=False
+        )
+
+
+def _addresses(row: dict[str, object]) -> str:
+    publishers = row.get("Publishers")
+    if not isinstance(publishers, list):
+        return ""
+    published = {f"127.0.0.1:{port['PublishedPort']}" for port in publishers if port["PublishedPort"]}
+    return ", ".join(sorted(published))

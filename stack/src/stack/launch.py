@@ -1,0 +1,20 @@
+"""Becomes one part of the stack: ``python launch.py FILE`` runs the command that the file describes.
+
+supervisor would want each part's environment in its configuration, where quotes and percent signs in a password have
+a meaning. Imports nothing of the stack, so that it costs no time.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Replaces this process."""
+    part = json.loads(Path(sys.argv[1]).read_text())
+    os.execvpe(part["command"][0], part["command"], part["environment"])  # noqa: S606 (no shell is the point)
+
+
+if __name__ == "__main__":
+    main()

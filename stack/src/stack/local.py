@@ -1,0 +1,271 @@
+"""The local runtime: the parts as processes of this machine, under supervisor."""
+
+import hashlib
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+from dotenv import dotenv_values
+from supervisor.states import ProcessStates
+from supervisor.xmlrpc import SupervisorTransport
+
+from stack import build, launch
+from stack.console import console
+from stack.errors import StackError
+from stack.parts import Part, local_parts
+from stack.settings import ROOT, Settings
+
+START_SECONDS = 60.0
+STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
+
+
+class LocalRuntime:
+    """Starts, stops and shows the stack without Docker."""
+
+    name = "local"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._run = settings.run_dir
+        # A socket's path may have 107 characters at most, and the checkout may be deep.
+        digest = hashlib.sha256(str(self._run.resolve()).encode()).hexdigest()[:16]
+        self._socket = Path(tempfile.gettempdir()) / f"mqtt-tracing-{os.getuid()}-{digest}.sock"
+
+    # ------------------------------------------------------------------ commands
+
+    def up(self) -> None:
+        """Starts what does not run yet and returns when all of it is healthy.
+
+        Raises:
+            StackError: If a port is taken, or a part does not become healthy.
+        """
+        binaries = build.prepare(self._settings)
+        parts = local_parts(self._settings, binaries)
+        if not self.running():
+            self._check_ports()
+            self._write(parts)
+            self._start_supervisor()
+        started = time.monotonic()
+        with console.status("Starting ...") as status:
+            for wave in sorted({part.wave for part in parts}):
+                members = [part for part in parts if part.wave == wave]
+                for part in members:
+                    self._start(part.name)
+                self._wait_healthy(members, status)
+        console.print(f"All {len(parts)} parts are healthy after {time.monotonic() - started:.1f} s.")
+
+    def down(self) -> None:
+        """Stops everything."""
+        if not self.running():
+            return
+        pid = int((self._run / "supervisord.pid").read_text())
+        with console.status("Stopping ..."), self._supervisor() as supervisor:
+            supervisor.shutdown()
+        deadline = time.monotonic() + 30
+        while _alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def states(self) -> list[tuple[str, str, str]]:
+        """Name, state and address of each part."""
+        parts = local_parts(self._settings, build.paths())
+        states = {}
+        if self.running():
+            with self._supervisor() as supervisor:
+                states = {info["name"]: info["statename"].lower() for info in supervisor.getAllProcessInfo()}
+        rows: list[tuple[str, str, str]] = []
+        for part in parts:
+            state = states.get(part.name, "stopped")
+            if state == "running":
+                state = "healthy" if part.healthy() else "unhealthy"
+            rows.append((part.name, state, part.address))
+        return rows
+
+    def logs(self, part: str | None, follow: bool) -> None:
+        """Prints the end of the logs of one part or of all."""
+        files = [self._log(part)] if part else sorted((self._run / "logs").glob("*.log"))
+        files = [file for file in files if file.exists()]
+        if not files:
+            raise StackError(f"no logs of {part or 'the stack'} in {self._run / 'logs'}; is it up?")
+        subprocess.run(["tail", "-n", "20", *(["-F"] if follow else []), *map(str, files)], check=False)
+
+    def log_text(self, part: str) -> str:
+        """The whole log of a part."""
+        log = self._log(part)
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+        """Publishes one reading with the producer's own program, which prints its trace id."""
+        described = json.loads((self._run / "parts" / "producer.json").read_text())
+        return subprocess.run(
+            [*described["command"], "--once"],
+            env=described["environment"],
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+
+    def running(self) -> bool:
+        """Whether this stack's supervisor answers."""
+        if not self._socket.exists():
+            return False
+        try:
+            with self._supervisor() as supervisor:
+                supervisor.getPID()
+        except OSError:
+            return False
+        return True
+
+    # ------------------------------------------------------------------ how
+
+    @contextmanager
+    def _supervisor(self) -> Iterator[Any]:
+        # The address is not used: the transport goes through the socket.
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            yield proxy.supervisor
+
+    def _check_ports(self) -> None:
+        taken = [f"{name}={port}" for name, port in self._settings.ports().items() if not _free(port)]
+        if taken:
+            raise StackError(
+                f"in use by another program: {', '.join(taken)}; stop it, or set the variable to another port in .env"
+            )
+
+    def _write(self, parts: list[Part]) -> None:
+        """Writes supervisor's configuration, and each part's command and environment, readable by this user only."""
+        for folder in (self._run, self._run / "parts", self._run / "logs"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in (*self._run.glob("*.healthy"), *(self._run / "logs").glob("*.log*")):
+            stale.unlink()
+        programs = ""
+        for part in parts:
+            description = self._run / "parts" / f"{part.name}.json"
+            description.touch(mode=0o600)
+            environment = {**_inherited(), **part.environment}
+            description.write_text(json.dumps({"command": part.command, "environment": environment}))
+            programs += PROGRAM.format(
+                name=part.name,
+                command=_quoted(sys.executable, launch.__file__, str(description)),
+                log=_escaped(self._log(part.name)),
+            )
+        user = "user=root" if os.getuid() == 0 else ""
+        (self._run / "supervisord.conf").write_text(
+            SUPERVISOR.format(socket=_escaped(self._socket), run=_escaped(self._run), user=user) + programs
+        )
+
+    def _start_supervisor(self) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._run / "supervisord.conf")],
+            cwd=self._run,
+            env=_inherited(),
+            check=True,
+            capture_output=True,
+        )
+        deadline = time.monotonic() + 10
+        while not self.running():
+            if time.monotonic() > deadline:
+                raise StackError(f"supervisor does not answer; see {self._run / 'supervisord.log'}")
+            time.sleep(0.02)
+
+    def _start(self, name: str) -> None:
+        with self._supervisor() as supervisor:
+            if supervisor.getProcessInfo(name)["state"] in STOPPED:
+                try:
+                    supervisor.startProcess(name, False)
+                except Fault as fault:
+                    raise StackError(f"{name} does not start: {fault.faultString}") from None
+
+    def _wait_healthy(self, parts: list[Part], status: Any) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        waiting = {part.name: part for part in parts}
+        while waiting:
+            status.update(f"Waiting for {', '.join(waiting)} ...")
+            for name, part in list(waiting.items()):
+                if part.healthy():
+                    del waiting[name]
+            with self._supervisor() as supervisor:
+                failed = [name for name in waiting if supervisor.getProcessInfo(name)["state"] == ProcessStates.FATAL]
+            if waiting and (failed or time.monotonic() > deadline):
+                name = next(iter(failed or waiting))
+                raise StackError(f"{name} does not become healthy. The end of {self._log(name)}:\n{self._tail(name)}")
+            time.sleep(0.05)
+
+    def _log(self, part: str) -> Path:
+        return self._run / "logs" / f"{part}.log"
+
+    def _tail(self, part: str) -> str:
+        return "\n".join(self.log_text(part).splitlines()[-5:])
+
+
+SUPERVISOR = """\
+[unix_http_server]
+file={socket}
+chmod=0700
+
+[supervisord]
+logfile={run}/supervisord.log
+pidfile={run}/supervisord.pid
+childlogdir={run}/logs
+{user}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+PROGRAM = """
+[program:{name}]
+command={command}
+autostart=false
+autorestart=true
+startsecs=1
+startretries=5
+stopwaitsecs=8
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={log}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=1
+"""
+
+
+def _inherited() -> dict[str, str]:
+    """What each part gets of this environment and of ``.env``: not the stack's own values, which go where they belong."""
+    given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
+    return {name: value for name, value in given.items() if name.lower() not in Settings.model_fields}
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("%", "%%")
+
+
+def _quoted(*words: str) -> str:
+    return _escaped(shlex.join(words))
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,231 @@
+"""The parts of the stack: what each runs, with which settings, and how one sees that it is healthy."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from stack.settings import ROOT, Settings
+
+HEARTBEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the stack in the local runtime."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    healthy: Callable[[], bool]
+    # Each wave starts when the one before is healthy, so that nobody logs that somebody else is not there yet.
+    wave: int
+    address: str = ""
+
+
+def answers(url: str) -> Callable[[], bool]:
+    """Healthy while the URL answers 200."""
+
+    def check() -> bool:
+        try:
+            return requests.get(url, timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    return check
+
+
+def beats(heartbeat: Path) -> Callable[[], bool]:
+    """Healthy while the service touches its file."""
+
+    def check() -> bool:
+        try:
+            return time.time() - heartbeat.stat().st_mtime < HEARTBEAT_SECONDS
+        except FileNotFoundError:
+            return False
+
+    return check
+
+
+def local_url(port: int, path: str = "") -> str:
+    """A URL on this machine."""
+    return f"http://127.0.0.1:{port}{path}"
+
+
+def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
+    """All parts of the local runtime, in the order of their start."""
+    services = [_mosquitto(settings), _collector(settings, binaries["otelcol"]), *_services(settings)]
+    scout = _local_scout(settings, binaries) if settings.local_scout else []
+    return sorted([*scout, *services], key=lambda part: part.wave)
+
+
+def _mosquitto(settings: Settings) -> Part:
+    state = settings.run_dir / "mosquitto"
+    # The health check logs in with what start.sh wrote, so that no password is in a process list.
+    return Part(
+        name="mosquitto",
+        command=[str(ROOT / "mosquitto" / "start.sh")],
+        environment={
+            # Debian keeps the broker in /usr/sbin, which is not on everyone's path.
+            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin",
+            "MOSQUITTO_STATE": str(state),
+            "MOSQUITTO_DATA": str(state / "data"),
+            "MQTT_PORT": str(settings.mqtt_port),
+            "MQTT_PRODUCER_USERNAME": settings.mqtt_producer_username,
+            "MQTT_PRODUCER_PASSWORD": settings.mqtt_producer_password.get_secret_value(),
+            "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
+            "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
+        },
+        healthy=lambda: _broker_delivers(state),
+        wave=1,
+        address=f"mqtt://127.0.0.1:{settings.mqtt_port}",
+    )
+
+
+def _collector(settings: Settings, otelcol: Path) -> Part:
+    return Part(
+        name="collector",
+        command=[str(otelcol), "--config", str(ROOT / "collector" / "config.yaml")],
+        environment={
+            **scout_values(settings),
+            "SCOUT_ENVIRONMENT": settings.scout_environment,
+            "OTLP_GRPC_PORT": str(settings.otlp_grpc_port),
+            "OTLP_HTTP_PORT": str(settings.otlp_http_port),
+            "COLLECTOR_HEALTH_PORT": str(settings.collector_health_port),
+            "COLLECTOR_METRICS_PORT": str(settings.collector_metrics_port),
+            "COLLECTOR_PPROF_PORT": str(settings.collector_pprof_port),
+            "COLLECTOR_ZPAGES_PORT": str(settings.collector_zpages_port),
+            "COLLECTOR_DEBUG_VERBOSITY": settings.collector_debug_verbosity,
+        },
+        healthy=answers(local_url(settings.collector_health_port)),
+        wave=3,
+        address=f"OTLP gRPC 127.0.0.1:{settings.otlp_grpc_port}, HTTP 127.0.0.1:{settings.otlp_http_port}",
+    )
+
+
+def scout_values(settings: Settings) -> dict[str, str]:
+    """The four values that say where the Collector sends to."""
+    if settings.scout_client_id is None or settings.scout_client_secret is None:
+        return {
+            "SCOUT_CLIENT_ID": settings.local_scout_client_id,
+            "SCOUT_CLIENT_SECRET": settings.local_scout_client_secret.get_secret_value(),
+            "SCOUT_TOKEN_URL": local_url(settings.issuer_port, "/oauth2/token"),
+            "SCOUT_OTLP_ENDPOINT": local_url(settings.gateway_port),
+        }
+    return {
+        "SCOUT_CLIENT_ID": settings.scout_client_id,
+        "SCOUT_CLIENT_SECRET": settings.scout_client_secret.get_secret_value(),
+        "SCOUT_TOKEN_URL": str(settings.scout_token_url),
+        "SCOUT_OTLP_ENDPOINT": str(settings.scout_otlp_endpoint).rstrip("/"),
+    }
+
+
+def _services(settings: Settings) -> list[Part]:
+    common = {
+        "MQTT_PORT": str(settings.mqtt_port),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_grpc_port),
+        # Half a second instead of five: a reading is to be seen while one still looks for it.
+        "OTEL_BSP_SCHEDULE_DELAY": "500",
+        "OTEL_BLRP_SCHEDULE_DELAY": "500",
+    }
+    producer_beat = settings.run_dir / "producer.healthy"
+    consumer_beat = settings.run_dir / "consumer.healthy"
+    return [
+        Part(
+            name="echo",
+            command=[sys.executable, "-m", "echo"],
+            environment={**common, "ECHO_PORT": str(settings.echo_port)},
+            healthy=answers(local_url(settings.echo_port, "/healthz")),
+            wave=4,
+            address=local_url(settings.echo_port, "/docs"),
+        ),
+        Part(
+            name="consumer",
+            command=[sys.executable, "-m", "consumer"],
+            environment={
+                **common,
+                "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
+                "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
+                "ECHO_URL": local_url(settings.echo_port, "/echo"),
+                "HEALTH_FILE": str(consumer_beat),
+            },
+            healthy=beats(consumer_beat),
+            wave=4,
+        ),
+        Part(
+            name="producer",
+            command=[sys.executable, "-m", "producer"],
+            environment={
+                **common,
+                "MQTT_PRODUCER_USERNAME": settings.mqtt_producer_username,
+                "MQTT_PRODUCER_PASSWORD": settings.mqtt_producer_password.get_secret_value(),
+                "DEVICES": str(settings.devices),
+                "INTERVAL_SECONDS": str(settings.interval_seconds),
+                "HEALTH_FILE": str(producer_beat),
+            },
+            healthy=beats(producer_beat),
+            wave=5,
+        ),
+    ]
+
+
+def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
+    issuer_url = local_url(settings.issuer_port)
+    return [
+        Part(
+            name="issuer",
+            command=[sys.executable, "-m", "scout_local"],
+            environment={
+                "ISSUER_PORT": str(settings.issuer_port),
+                "ISSUER_URL": issuer_url,
+                "ISSUER_KEY_FILE": str(settings.run_dir / "issuer-key.pem"),
+                "ISSUER_TOKEN_SECONDS": str(settings.issuer_token_seconds),
+                "LOCAL_SCOUT_CLIENT_ID": settings.local_scout_client_id,
+                "LOCAL_SCOUT_CLIENT_SECRET": settings.local_scout_client_secret.get_secret_value(),
+            },
+            healthy=answers(f"{issuer_url}/healthz"),
+            wave=1,
+            address=issuer_url,
+        ),
+        Part(
+            name="gateway",
+            command=[str(binaries["otelcol"]), "--config", str(ROOT / "scout-local" / "gateway.yaml")],
+            environment={
+                "ISSUER_URL": issuer_url,
+                "GATEWAY_PORT": str(settings.gateway_port),
+                "GATEWAY_HEALTH_PORT": str(settings.gateway_health_port),
+                "VIEWER_OTLP_ENDPOINT": local_url(settings.viewer_otlp_http_port),
+            },
+            healthy=answers(local_url(settings.gateway_health_port)),
+            # It asks the issuer for its keys when it starts.
+            wave=2,
+            address=local_url(settings.gateway_port),
+        ),
+        Part(
+            name="viewer",
+            command=[
+                str(binaries["otel-desktop-viewer"]),
+                "--open-browser=false",
+                *("--host", "127.0.0.1"),
+                *("--browser-port", str(settings.viewer_port)),
+                *("--grpc", str(settings.viewer_otlp_grpc_port)),
+                *("--http", str(settings.viewer_otlp_http_port)),
+            ],
+            environment={},
+            healthy=answers(local_url(settings.viewer_port)),
+            wave=1,
+            address=local_url(settings.viewer_port),
+        ),
+    ]
+
+
+def _broker_delivers(state: Path) -> bool:
+    """Whether the broker lets the consumer's user in and delivers to it."""
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(state)}
+    command = ["mosquitto_sub", "-t", "$SYS/broker/uptime", "-C", "1", "-W", "2"]
+    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,98 @@
+"""The stack's settings: the environment, then ``.env``, then the defaults that ``.env.example`` documents."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, HttpUrl, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service import Port
+
+ROOT = Path(__file__).parents[3]
+
+# They stand in lines of the broker's files, where a colon or a line break would end them.
+Username = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), Field(description="1 to 64 letters, digits, _ . or -")
+]
+Password = Annotated[
+    SecretStr, Field(min_length=1, max_length=128, description="1 to 128 characters without a line break")
+]
+SCOUT_VARIABLES = ("SCOUT_CLIENT_ID", "SCOUT_CLIENT_SECRET", "SCOUT_TOKEN_URL", "SCOUT_OTLP_ENDPOINT")
+_URL = "an http:// or https:// URL"
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore")
+
+    runtime: Literal["docker", "local"] | None = Field(default=None, description="docker or local")
+    run_dir: Path = Field(default=ROOT / ".run", description="a folder for logs and state")
+
+    mqtt_port: Port = 1883
+    otlp_grpc_port: Port = 4317
+    otlp_http_port: Port = 4318
+    echo_port: Port = 8080
+    viewer_port: Port = 8000
+    viewer_otlp_grpc_port: Port = 24317
+    viewer_otlp_http_port: Port = 24318
+    issuer_port: Port = 9000
+    gateway_port: Port = 14318
+    gateway_health_port: Port = 13134
+    collector_health_port: Port = 13133
+    collector_metrics_port: Port = 8888
+    collector_pprof_port: Port = 1777
+    collector_zpages_port: Port = 55679
+
+    mqtt_producer_username: Username = "producer"
+    mqtt_producer_password: Password = SecretStr("producer-secret")
+    mqtt_consumer_username: Username = "consumer"
+    mqtt_consumer_password: Password = SecretStr("consumer-secret")
+
+    scout_client_id: str | None = None
+    scout_client_secret: SecretStr | None = None
+    scout_token_url: HttpUrl | None = Field(default=None, description=_URL)
+    scout_otlp_endpoint: HttpUrl | None = Field(default=None, description=_URL)
+    scout_environment: str = "local"
+    local_scout_client_id: str = "local-collector"
+    local_scout_client_secret: Password = SecretStr("local-collector-secret")
+    issuer_token_seconds: int = Field(default=600, ge=1, le=86_400, description="seconds, 1 to 86400")
+
+    devices: int = Field(default=3, ge=1, le=100_000, description="a number of sensors, 1 to 100000")
+    interval_seconds: float = Field(default=2.0, ge=0.01, le=86_400, description="seconds, 0.01 to 86400")
+    collector_debug_verbosity: Literal["basic", "normal", "detailed"] = Field(
+        default="basic", description="basic, normal or detailed"
+    )
+
+    @property
+    def local_scout(self) -> bool:
+        """Whether the local Scout stands in for the real one."""
+        return self.scout_client_id is None
+
+    def ports(self) -> dict[str, int]:
+        """Variable name and number of each port that the stack listens on."""
+        parts = [name for name in type(self).model_fields if name.endswith("_port")]
+        local_only = ("viewer", "issuer", "gateway")
+        return {
+            name.upper(): getattr(self, name) for name in parts if self.local_scout or not name.startswith(local_only)
+        }
+
+    @model_validator(mode="after")
+    def _scout_is_whole(self) -> Self:
+        missing = [name for name in SCOUT_VARIABLES if getattr(self, name.lower()) is None]
+        if missing and len(missing) < len(SCOUT_VARIABLES):
+            given = [name for name in SCOUT_VARIABLES if name not in missing]
+            raise ValueError(
+                f"{', '.join(missing)} not set, but {', '.join(given)}: "
+                f"give all four to send to Scout, or none to use the local Scout"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        taken: dict[int, str] = {}
+        for name, port in self.ports().items():
+            if port in taken:
+                raise ValueError(f"{taken[port]} and {name} are both {port}; give each part a port of its own")
+            taken[port] = name
+        return self

@@ -1,0 +1,2 @@
+def verify(*a):
+    return 0
