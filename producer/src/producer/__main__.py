@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from typing import Any
+from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
@@ -82,7 +83,7 @@ def main() -> int:
     stop = StopSignal()
     setup_telemetry("producer")
     PahoMqttInstrumentor().instrument(publish_hook=print_trace_id if once else set_message_id)
-    client = connect(settings, client_id="" if once else "producer")
+    client = connect(settings, client_id=f"producer-once-{uuid4()}" if once else "producer")
     outbox = Outbox(client)
     try:
         if once:

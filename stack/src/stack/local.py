@@ -240,7 +240,7 @@ stdout_logfile_backups=1
 
 
 def _inherited() -> dict[str, str]:
-    """What each part gets of this environment and of ``.env``: not the stack's own values, which go where they belong."""
+    """What every part gets of this environment and of ``.env``; the stack's own values go only where they belong."""
     given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
     return {name: value for name, value in given.items() if name.lower() not in Settings.model_fields}
 

@@ -1,2 +1,202 @@
-def verify(*a):
+"""``make verify``: one reading through the stack, and its trace as the backend holds it."""
+
+import json
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import requests
+from rich.text import Text
+from rich.tree import Tree
+
+from stack.console import console, errors
+from stack.contract import Break, first_break
+from stack.errors import StackError
+from stack.parts import local_url, scout_values
+from stack.settings import Settings
+from stack.trace import Span, children, roots
+from stack.viewer import Viewer
+
+TOPIC = "sensors/sensor-001/reading"
+TRACE_SECONDS = 15.0
+PUBLISH_SECONDS = 20.0
+
+
+class Runtime(Protocol):
+    """What verify needs of a runtime."""
+
+    def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+        """Publishes one reading with the producer's own program."""
+        ...
+
+    def log_text(self, part: str) -> str:
+        """The whole log of a part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A reading that was published."""
+
+    trace_id: str
+    message_id: str
+    # Nanoseconds since 1970.
+    published: int
+
+
+def verify(runtime: Runtime, settings: Settings) -> int:
+    """Sends one reading and checks its trace; returns the exit code."""
+    collector = Collector(settings)
+    sent_before = collector.exported_spans()
+    try:
+        reading = publish(runtime)
+        if settings.local_scout:
+            return in_viewer(runtime, settings, reading)
+        return in_scout(runtime, settings, collector, reading, sent_before)
+    except BrokenHopError as broken:
+        _print_break(broken.found)
+        return 1
+
+
+class BrokenHopError(Exception):
+    """Where the reading got stuck."""
+
+    def __init__(self, found: Break) -> None:
+        super().__init__(found.problem)
+        self.found = found
+
+
+def publish(runtime: Runtime) -> Reading:
+    """Publishes one reading through the producer's own code.
+
+    Raises:
+        BrokenHopError: If the broker did not acknowledge it.
+    """
+    hint = (
+        "Is the broker healthy (make ps), and does it know the user and the password? Look at make logs PART=mosquitto."
+    )
+    published = time.time_ns()
+    try:
+        done = runtime.run_once(PUBLISH_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise BrokenHopError(Break("producer → Mosquitto", "the producer did not come to an end", hint)) from None
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()[-3:]
+        raise BrokenHopError(Break("producer → Mosquitto", "; ".join(said) or "the producer failed", hint))
+    line = json.loads(done.stdout.splitlines()[-1])
+    return Reading(line["trace_id"], line["message_id"], published)
+
+
+def in_viewer(runtime: Runtime, settings: Settings, reading: Reading) -> int:
+    """Waits for the whole trace in the local Scout's viewer; returns the exit code.
+
+    Raises:
+        BrokenHopError: If it does not become whole in time.
+    """
+    viewer = Viewer(settings.viewer_port)
+    deadline = time.monotonic() + TRACE_SECONDS
+    spans = viewer.trace(reading.trace_id)
+    found = first_break(spans, TOPIC, reading.message_id)
+    while found and time.monotonic() < deadline:
+        time.sleep(0.05)
+        spans = viewer.trace(reading.trace_id)
+        found = first_break(spans, TOPIC, reading.message_id)
+    if not spans:
+        raise BrokenHopError(explain_no_export(runtime, settings))
+    console.print(tree(spans))
+    if found:
+        raise BrokenHopError(explain_lost_context(viewer, reading) or found)
+    console.print(f"One reading, one trace: {viewer.page(reading.trace_id)}")
     return 0
+
+
+def in_scout(runtime: Runtime, settings: Settings, collector: "Collector", reading: Reading, before: int) -> int:
+    """Waits until the Collector has delivered spans to Scout; returns the exit code.
+
+    Raises:
+        BrokenHopError: If it has not in time.
+    """
+    deadline = time.monotonic() + TRACE_SECONDS
+    while (delivered := collector.exported_spans() - before) < 4:
+        if time.monotonic() > deadline:
+            raise BrokenHopError(explain_no_export(runtime, settings))
+        time.sleep(0.1)
+    console.print(f"The Collector has delivered {delivered} spans to {settings.scout_otlp_endpoint}.")
+    console.print(f"Look up this trace in Scout: {reading.trace_id}")
+    return 0
+
+
+class Collector:
+    """The Collector's own counters, in the Prometheus text format."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = local_url(settings.collector_metrics_port, "/metrics")
+
+    def exported_spans(self) -> int:
+        """How many spans the exporter of Scout has delivered since the Collector started.
+
+        Raises:
+            StackError: If the Collector does not answer.
+        """
+        try:
+            text = requests.get(self._url, timeout=5).text
+        except requests.RequestException as error:
+            raise StackError(f"the Collector does not answer at {self._url}: {error}") from None
+        counters = re.findall(
+            r'^otelcol_exporter_sent_spans\S*\{[^}]*exporter="otlp_http/b14"[^}]*\} (\S+)', text, re.M
+        )
+        return int(sum(map(float, counters)))
+
+
+def explain_no_export(runtime: Runtime, settings: Settings) -> Break:
+    """Why nothing at all has come out of the Collector."""
+    hint = (
+        "Nothing reaches Scout: verify the four SCOUT_* values and that the token endpoint is reachable; "
+        "make logs PART=collector shows the Collector's own words."
+    )
+    log = runtime.log_text("collector").replace('\\"', "'")
+    refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|401|Unauthorized)[^"]*)', log)
+    if refusals:
+        return Break("Collector → Scout", f"authentication failed: {refusals[-1]}", hint)
+    token_url = scout_values(settings)["SCOUT_TOKEN_URL"]
+    return Break("Collector → Scout", f"no span of the reading arrived (token endpoint: {token_url})", hint)
+
+
+def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
+    """Whether the reading was processed in a trace of its own."""
+    elsewhere = viewer.trace_ids(reading.published, time.time_ns(), ("messaging.message.id", reading.message_id))
+    for trace_id in elsewhere:
+        for span in viewer.trace(trace_id) if trace_id != reading.trace_id else []:
+            if span.attributes.get("mqtt.missing_context"):
+                return Break(
+                    "Mosquitto → consumer",
+                    f"the process span is the root of another trace, {trace_id}, with mqtt.missing_context=true",
+                    "Producer and consumer trace ids do not match: confirm that both clients connect with "
+                    "protocol=MQTTv5, and that nothing between them drops user properties.",
+                )
+    return None
+
+
+def tree(spans: list[Span]) -> Tree:
+    """The trace as a tree, a line a span."""
+    top = Tree(f"trace {spans[0].trace_id}")
+
+    def grow(branch: Tree, span: Span) -> None:
+        line = Text(f"{span.name}  ")
+        line.append(f"{span.kind.upper()} {span.service} ", style="cyan")
+        line.append(f"{span.milliseconds:.1f} ms", style="green" if span.status != "Error" else "red")
+        below = branch.add(line)
+        for child in children(spans, span):
+            grow(below, child)
+
+    for root in roots(spans):
+        grow(top, root)
+    return top
+
+
+def _print_break(found: Break) -> None:
+    errors.print(f"[red]broken at {found.hop}:[/red] {found.problem}")
+    if found.hint:
+        errors.print(found.hint)

@@ -1,0 +1,132 @@
+"""The telemetry contract: what the trace of one reading must look like, hop by hop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stack.trace import Span, Value, children, roots
+
+_MESSAGE_ATTRIBUTES: Mapping[str, type] = {
+    "messaging.message.id": str,
+    "messaging.client.id": str,
+    "messaging.message.body.size": int,
+    "server.address": str,
+    "server.port": int,
+    "mqtt.qos": int,
+}
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One span that must be there, below the span of the hop before."""
+
+    title: str
+    name: str
+    kind: str
+    service: str
+    # Values that are given, and types of values that are not.
+    exact: Mapping[str, Value]
+    typed: Mapping[str, type]
+    hint: str
+
+
+def hops(topic: str, message_id: str) -> list[Hop]:
+    """The four spans of one reading, from the sensor to echo."""
+
+    def messaging(operation: str) -> dict[str, Value]:
+        return {
+            "messaging.system": "mqtt",
+            "messaging.destination.name": topic,
+            "messaging.operation.type": operation,
+            "messaging.operation.name": operation,
+            "messaging.message.id": message_id,
+        }
+
+    return [
+        Hop(
+            "producer → Mosquitto",
+            f"publish {topic}",
+            "Producer",
+            "producer",
+            messaging("publish"),
+            _MESSAGE_ATTRIBUTES,
+            "Is the producer healthy (make ps), and does it reach the Collector (make logs PART=producer)?",
+        ),
+        Hop(
+            "Mosquitto → consumer",
+            f"process {topic}",
+            "Consumer",
+            "consumer",
+            messaging("process"),
+            _MESSAGE_ATTRIBUTES,
+            "Is the consumer subscribed (make logs PART=consumer), and may its user read the topic (mosquitto/acl)?",
+        ),
+        Hop(
+            "consumer → HTTP",
+            "POST",
+            "Client",
+            "consumer",
+            {"http.request.method": "POST", "http.response.status_code": 200},
+            {"url.full": str},
+            "Does the consumer call echo inside the process span? Look at make logs PART=consumer.",
+        ),
+        Hop(
+            "HTTP → echo",
+            "POST /echo",
+            "Server",
+            "echo",
+            {"http.request.method": "POST", "http.route": "/echo", "http.response.status_code": 200},
+            {"url.path": str},
+            "Is echo healthy (make ps), and does ECHO_URL point to it? Look at make logs PART=echo.",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Break:
+    """The first thing that is not as the contract says."""
+
+    hop: str
+    problem: str
+    hint: str
+
+
+def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
+    """Compares a trace with the contract.
+
+    Args:
+        spans: All spans that the backend holds of the trace.
+        topic: The topic that the reading was published on.
+        message_id: The reading's ``message_id``.
+
+    Returns:
+        The first hop that is broken, or None if the trace is whole.
+    """
+    candidates = roots(spans)
+    for hop in hops(topic, message_id):
+        span = next((span for span in candidates if (span.name, span.kind) == (hop.name, hop.kind)), None)
+        if span is None:
+            there = ", ".join(f"{span.name} ({span.kind})" for span in candidates) or "nothing"
+            return Break(hop.title, f"expected the span {hop.name} ({hop.kind}) here, found {there}", hop.hint)
+        if problems := _problems(span, hop):
+            return Break(hop.title, f"the span {hop.name} is there, but {'; '.join(problems)}", hop.hint)
+        candidates = children(spans, span)
+    expected = len(hops(topic, message_id))
+    if len(spans) != expected:
+        extra = ", ".join(sorted(span.name for span in spans))
+        return Break("the whole trace", f"expected {expected} spans and no more, found {len(spans)}: {extra}", "")
+    return None
+
+
+def _problems(span: Span, hop: Hop) -> list[str]:
+    problems = []
+    if span.service != hop.service:
+        problems.append(f"its service.name is {span.service!r}, not {hop.service!r}")
+    for name, value in hop.exact.items():
+        if span.attributes.get(name) != value:
+            problems.append(f"{name} is {span.attributes.get(name)!r}, not {value!r}")
+    for name, type_ in hop.typed.items():
+        if not isinstance(span.attributes.get(name), type_):
+            problems.append(f"{name} is {span.attributes.get(name)!r}, not a value of type {type_.__name__}")
+    if span.status == "Error":
+        problems.append(f"its status is an error: {span.status_message or span.attributes.get('error.type')}")
+    return problems

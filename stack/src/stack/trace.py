@@ -1,0 +1,41 @@
+"""A trace as the backend holds it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Span:
+    """One span; times in nanoseconds since 1970."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    name: str
+    kind: str
+    service: str
+    start: int
+    end: int
+    attributes: Mapping[str, Value]
+    resource: Mapping[str, Value]
+    status: str = "Unset"
+    status_message: str = ""
+    links: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def milliseconds(self) -> float:
+        """How long it took."""
+        return (self.end - self.start) / 1e6
+
+
+def children(spans: list[Span], parent: Span) -> list[Span]:
+    """The spans below one span, in the order of their start."""
+    return sorted((span for span in spans if span.parent_id == parent.span_id), key=lambda span: span.start)
+
+
+def roots(spans: list[Span]) -> list[Span]:
+    """The spans whose parent is not there, in the order of their start."""
+    known = {span.span_id for span in spans}
+    return sorted((span for span in spans if span.parent_id not in known), key=lambda span: span.start)

@@ -1,0 +1,79 @@
+"""The viewer's query interface: JSON-RPC 2.0 at ``/rpc`` (otel-desktop-viewer 0.4)."""
+
+from typing import Any
+
+import requests
+
+from stack.errors import StackError
+from stack.parts import local_url
+from stack.trace import Span, Value
+
+_TRACE_NOT_FOUND = -32001
+_CONVERT = {"int64": int, "float64": float, "boolean": lambda text: text == "true"}
+
+
+class Viewer:
+    """Asks a running viewer for what it holds."""
+
+    def __init__(self, port: int) -> None:
+        self._url = local_url(port)
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All spans of one trace; empty while the viewer has none."""
+        found = self._call("searchSpans", trace_id)
+        return [_span(entry["spanData"]) for entry in found["spans"]] if found else []
+
+    def trace_ids(self, start: int, end: int, attribute: tuple[str, str] | None = None) -> list[str]:
+        """Ids of the traces that have a span between two times, in nanoseconds since 1970.
+
+        Args:
+            start: The earliest start of a span.
+            end: The latest start of a span.
+            attribute: Only traces with a span that has this attribute.
+        """
+        parameters: list[Any] = [str(start), str(end)]
+        if attribute:
+            name, value = attribute
+            where = {"name": name, "searchScope": "attribute", "attributeScope": "span", "type": "string"}
+            query = {"field": where, "fieldOperator": "=", "value": value}
+            parameters.append({"type": "condition", "query": query})
+        return [summary["traceID"] for summary in self._call("searchTraces", *parameters)]
+
+    def page(self, trace_id: str) -> str:
+        """The address of a trace's page."""
+        return f"{self._url}/traces/{trace_id}"
+
+    def _call(self, method: str, *parameters: Any) -> Any:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}
+        try:
+            answer = requests.post(f"{self._url}/rpc", json=request, timeout=10).json()
+        except (requests.RequestException, ValueError) as error:
+            raise StackError(f"the viewer at {self._url} does not answer: {error}") from None
+        if error := answer.get("error"):
+            if error["code"] == _TRACE_NOT_FOUND:
+                return None
+            raise StackError(f"the viewer refuses {method}: {error['message']}")
+        return answer["result"]
+
+
+def _values(attributes: list[dict[str, str]]) -> dict[str, Value]:
+    return {entry["key"]: _CONVERT.get(entry["type"], str)(entry["value"]) for entry in attributes}
+
+
+def _span(data: dict[str, Any]) -> Span:
+    resource = _values(data["resource"]["attributes"])
+    return Span(
+        trace_id=data["traceID"],
+        span_id=data["spanID"],
+        parent_id=data["parentSpanID"],
+        name=data["name"],
+        kind=data["kind"],
+        service=str(resource.get("service.name", "")),
+        start=int(data["startTime"]),
+        end=int(data["endTime"]),
+        attributes=_values(data["attributes"]),
+        resource=resource,
+        status=data["statusCode"],
+        status_message=data["statusMessage"],
+        links=tuple((link["traceID"], link["spanID"]) for link in data["links"]),
+    )
