@@ -22,7 +22,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from stack import build, launch
 from stack.console import console
 from stack.errors import StackError
-from stack.parts import Part, local_parts
+from stack.parts import TELEMETRY_DEFAULTS, Part, local_parts
 from stack.settings import ROOT, Settings
 
 START_SECONDS = 60.0
@@ -152,7 +152,7 @@ class LocalRuntime:
         for part in parts:
             description = self._run / "parts" / f"{part.name}.json"
             description.touch(mode=0o600)
-            environment = {**_inherited(), **part.environment}
+            environment = {**TELEMETRY_DEFAULTS, **_inherited(), **part.environment}
             description.write_text(json.dumps({"command": part.command, "environment": environment}))
             programs += PROGRAM.format(
                 name=part.name,

@@ -9,7 +9,7 @@ from stack.parts import local_url
 from stack.trace import Span, Value
 
 _TRACE_NOT_FOUND = -32001
-_CONVERT = {"int64": int, "float64": float, "boolean": lambda text: text == "true"}
+_CONVERT = {"int64": int, "float64": float, "bool": lambda text: text == "true"}
 
 
 class Viewer:

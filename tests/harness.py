@@ -1,0 +1,105 @@
+"""A stack of its own for the tests: free ports, a folder of its own, the real parts."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from stack.local import LocalRuntime
+from stack.settings import ROOT, Settings
+from stack.trace import Span
+from stack.viewer import Viewer
+
+Result = TypeVar("Result")
+
+
+def eventually(look: Callable[[], Result], seconds: float = 30.0) -> Result:
+    """Looks until what is seen is true, and returns it; fails with what was last seen."""
+    deadline = time.monotonic() + seconds
+    while not (seen := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not seen within {seconds} s; last: {seen!r}")
+        time.sleep(0.05)
+    return seen
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+class Stack:
+    """A stack under test, driven by the same commands as by hand."""
+
+    def __init__(self, folder: Path, **values: str) -> None:
+        names = [name.upper() for name in Settings.model_fields if name.endswith("_port")]
+        self.values = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+        self.values |= {"RUN_DIR": str(folder), "RUNTIME": "local", **values}
+        # What this machine's user has set for a stack of theirs is not for this one.
+        foreign = {name.upper() for name in Settings.model_fields}
+        self.environment = {name: value for name, value in os.environ.items() if name not in foreign} | self.values
+        self.settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.values.items()})  # pyright: ignore[reportCallIssue, reportArgumentType] (pydantic-settings parses them)
+        self.runtime = LocalRuntime(self.settings)
+        self.viewer = Viewer(self.settings.viewer_port)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the stack, as ``make`` does."""
+        return subprocess.run(
+            [sys.executable, "-m", "stack", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def up(self) -> None:
+        """Starts it; a test cannot go on without."""
+        done = self.run("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def stop_part(self, name: str) -> None:
+        """Ends one part as an ordinary deploy does, and waits for it."""
+        with self.runtime._supervisor() as supervisor:
+            supervisor.stopProcess(name)
+
+    def start_part(self, name: str) -> None:
+        """Starts a part again."""
+        with self.runtime._supervisor() as supervisor:
+            supervisor.startProcess(name)
+
+    def pid(self, name: str) -> int:
+        """The process id of a part."""
+        with self.runtime._supervisor() as supervisor:
+            return supervisor.getProcessInfo(name)["pid"]
+
+    def spans_of(self, attribute: str, value: str, count: int, since: int) -> list[Span]:
+        """Waits until the backend holds so many spans in traces that have a span with this attribute."""
+
+        def look() -> list[Span]:
+            ids = self.viewer.trace_ids(since, time.time_ns(), (attribute, value))
+            spans = [span for trace_id in ids for span in self.viewer.trace(trace_id)]
+            return spans if len(spans) >= count else []
+
+        return eventually(look)
+
+    def publish_with_mosquitto_pub(self, topic: str, payload: str, *options: str) -> None:
+        """Publishes as a foreign client does: Mosquitto's own."""
+        settings = self.settings
+        login = ["-u", settings.mqtt_producer_username, "-P", settings.mqtt_producer_password.get_secret_value()]
+        command = ["mosquitto_pub", "-p", str(settings.mqtt_port), *login, "-q", "1", "-t", topic, "-m", payload]
+        subprocess.run([*command, *options], check=True, timeout=20)

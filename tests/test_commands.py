@@ -1,0 +1,114 @@
+"""The commands behind make: up, down, ps, and what they say when something is in the way."""
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import Stack
+
+
+def processes_of(stack: Stack) -> list[str]:
+    """Command lines of the processes that belong to a stack: they know its folder."""
+    folder = str(stack.settings.run_dir).encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if folder in process.joinpath("environ").read_bytes() + process.joinpath("cmdline").read_bytes():
+                found.append(process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.up()
+    pids = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
+
+    again = stack.run("up")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {name: stack.pid(name) for name in pids} == pids
+
+    down = stack.run("down")
+    assert (down.returncode, down.stdout) == (0, "The stack is down.\n")
+    assert processes_of(stack) == []
+    for name, port in stack.settings.ports().items():
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"{name}={port} still answers"
+    assert stack.run("down").returncode == 0
+
+
+def test_up_prints_what_to_open_and_ps_shows_every_part(stack: Stack) -> None:
+    up = stack.run("up").stdout
+    assert f"http://127.0.0.1:{stack.settings.viewer_port}/traces" in up
+    assert f"mqtt://127.0.0.1:{stack.settings.mqtt_port}" in up
+    rows = re.findall(r"│ (\w+) +│ (\w+) +│", stack.run("ps").stdout)
+    assert dict(rows) == dict.fromkeys(
+        ["collector", "consumer", "echo", "gateway", "issuer", "mosquitto", "producer", "viewer"], "healthy"
+    )
+
+
+def test_logs_prints_the_end_of_one_part(stack: Stack) -> None:
+    done = stack.run("logs", "consumer")
+    assert done.returncode == 0
+    assert "subscribed to sensors/+/reading" in stack.runtime.log_text("consumer")
+    assert "sensors/" in done.stdout
+
+
+def test_a_port_in_use_is_named_with_its_variable(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        stack.environment["ECHO_PORT"] = str(port)
+        done = stack.run("up")
+    assert done.returncode == 1
+    assert f"in use by another program: ECHO_PORT={port}" in done.stderr
+    assert processes_of(stack) == []
+
+
+def test_without_a_stack_verify_says_how_to_start_it(new_stack: Callable[..., Stack]) -> None:
+    done = new_stack().run("verify")
+    assert (done.returncode, done.stderr) == (1, "error: the stack is not up; start it with `make up`\n")
+
+
+SCOUT = {
+    "SCOUT_CLIENT_ID": "id",
+    "SCOUT_CLIENT_SECRET": "very-secret",
+    "SCOUT_TOKEN_URL": "https://scout.example/token",
+    "SCOUT_OTLP_ENDPOINT": "https://scout.example/otlp",
+}
+
+
+@pytest.mark.parametrize("missing", SCOUT)
+def test_a_half_filled_set_of_scout_values_is_refused_by_name(new_stack: Callable[..., Stack], missing: str) -> None:
+    stack = new_stack()
+    stack.environment |= {name: value for name, value in SCOUT.items() if name != missing}
+    done = stack.run("up")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{missing} not set, but ")
+    assert "very-secret" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_passwords_are_in_no_log_and_no_command_line(stack: Stack) -> None:
+    settings = stack.settings
+    secrets = [
+        settings.mqtt_producer_password.get_secret_value(),
+        settings.mqtt_consumer_password.get_secret_value(),
+        settings.local_scout_client_secret.get_secret_value(),
+    ]
+    logs = "".join(log.read_text(errors="replace") for log in (settings.run_dir / "logs").iterdir())
+    command_lines = "".join(processes_of(stack))
+    assert logs
+    assert command_lines
+    for secret in secrets:
+        assert secret not in logs
+        assert secret not in command_lines
+    assert (settings.run_dir / "parts" / "collector.json").stat().st_mode & 0o077 == 0
+    assert os.stat(settings.run_dir / "mosquitto" / "passwords").st_mode & 0o077 == 0

@@ -1,0 +1,49 @@
+"""The configuration files say what they should, by the word of the programs that read them."""
+
+import os
+import subprocess
+
+import pytest
+import yaml
+
+from stack import build
+from stack.settings import ROOT, Settings
+
+VALUES = {
+    "SCOUT_CLIENT_ID": "id",
+    "SCOUT_CLIENT_SECRET": "secret",
+    "SCOUT_TOKEN_URL": "https://scout.example/token",
+    "SCOUT_OTLP_ENDPOINT": "https://scout.example/otlp",
+    "ISSUER_URL": "https://scout.example",
+}
+
+
+@pytest.mark.parametrize("config", ["collector/config.yaml", "scout-local/gateway.yaml"])
+def test_the_collector_accepts_its_configuration(config: str) -> None:
+    command = [str(build.paths()["otelcol"]), "validate", "--config", str(ROOT / config)]
+    done = subprocess.run(command, env={**os.environ, **VALUES}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_scout_exporter_is_as_the_guide_says() -> None:
+    config = yaml.safe_load((ROOT / "collector" / "config.yaml").read_text())
+    assert config["exporters"]["otlp_http/b14"]["auth"] == {"authenticator": "oauth2client"}
+    assert config["exporters"]["otlp_http/b14"]["compression"] == "gzip"
+    assert config["extensions"]["oauth2client"]["endpoint_params"] == {"audience": "b14collector"}
+    for signal, pipeline in config["service"]["pipelines"].items():
+        assert pipeline["exporters"] == ["otlp_http/b14", "debug"], signal
+        assert pipeline["processors"][0] == "memory_limiter", signal
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = {}
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        name, separator, value = line.lstrip("#").partition("=")
+        if separator and name.isidentifier() and name.isupper():
+            documented[name] = value
+    for name, field in Settings.model_fields.items():
+        assert name.upper() in documented, f"{name.upper()} is not in .env.example"
+        default = field.default
+        shown = default.get_secret_value() if hasattr(default, "get_secret_value") else default
+        if shown is not None and name != "run_dir":
+            assert documented[name.upper()] == (f"{shown:g}" if isinstance(shown, float) else str(shown))

@@ -1,0 +1,117 @@
+"""What breaks, and what does not break with it."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+from test_end_to_end import is_whole
+
+from harness import Stack, eventually
+from stack.parts import local_url
+
+
+def published(stack: Stack) -> int:
+    """How many readings the producer says that it published; it says so when it stops."""
+    return sum(map(int, re.findall(r"stopping after (\d+) readings", stack.runtime.log_text("producer"))))
+
+
+def whole_traces(stack: Stack, since: int) -> int:
+    ids = stack.viewer.trace_ids(since, time.time_ns())
+    return sum(is_whole(stack.viewer.trace(trace_id)) for trace_id in ids)
+
+
+def test_nothing_is_lost_while_the_issuer_is_away(new_stack: Callable[..., Stack]) -> None:
+    # Tokens that live for seconds, so that the Collector needs the issuer all the time.
+    stack = new_stack(ISSUER_TOKEN_SECONDS="2", INTERVAL_SECONDS="0.5")
+    since = time.time_ns()
+    stack.up()
+    stack.stop_part("issuer")
+    gone = time.time_ns()
+    outage_seconds = float(os.environ.get("TEST_OUTAGE_SECONDS", "10"))
+    eventually(lambda: "oauth2" in stack.runtime.log_text("collector") and time.time_ns() - gone > 5 * 10**9)
+    while time.time_ns() - gone < outage_seconds * 10**9:
+        # The services notice nothing.
+        assert requests.get(local_url(stack.settings.echo_port, "/healthz"), timeout=1).ok
+        assert {state for name, state, _ in stack.runtime.states() if name in ("producer", "consumer", "echo")} == {
+            "healthy"
+        }
+    arrived = whole_traces(stack, since)
+    stack.start_part("issuer")
+    eventually(lambda: whole_traces(stack, since) > arrived)
+    stack.stop_part("producer")
+    sent = published(stack)
+    assert sent > outage_seconds * 5
+    eventually(lambda: whole_traces(stack, since) >= sent, seconds=60)
+    assert whole_traces(stack, since) == sent
+    stack.runtime.down()
+
+
+@pytest.mark.parametrize("part", ["producer", "consumer", "echo"])
+def test_a_service_that_is_told_to_stop_flushes_and_exits_with_0_within_5_seconds(
+    new_stack: Callable[..., Stack], part: str
+) -> None:
+    stack = new_stack(INTERVAL_SECONDS="0.1", OTEL_BSP_SCHEDULE_DELAY="60000")
+    since = time.time_ns()
+    stack.up()
+    # With a minute between exports, what the backend gets of this part is what its shutdown flushed.
+    kind = {"producer": "Producer", "consumer": "Consumer", "echo": "Server"}[part]
+    eventually(lambda: stack.runtime.log_text("consumer").count("processed a reading") > 20)
+    pid = stack.pid(part)
+    # supervisor would start it again; it is to see the exit code.
+    with stack.runtime._supervisor() as supervisor:
+        started = time.monotonic()
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: supervisor.getProcessInfo(part)["pid"] != pid)
+        assert time.monotonic() - started < 5
+    log = eventually(lambda: exit_line(stack, part))
+    assert "exit status 0" in log, log
+
+    def spans() -> int:
+        ids = stack.viewer.trace_ids(since, time.time_ns())
+        return sum(span.kind == kind for trace_id in ids for span in stack.viewer.trace(trace_id))
+
+    eventually(lambda: spans() > 20)
+    stack.runtime.down()
+
+
+def exit_line(stack: Stack, part: str) -> str:
+    log = (stack.settings.run_dir / "supervisord.log").read_text()
+    return next((line for line in log.splitlines() if f"exited: {part} " in line), "")
+
+
+@pytest.mark.parametrize("part", ["producer", "consumer", "echo"])
+def test_a_service_stops_in_time_while_the_collector_hangs(new_stack: Callable[..., Stack], part: str) -> None:
+    stack = new_stack(INTERVAL_SECONDS="0.1")
+    stack.up()
+    collector = stack.pid("collector")
+    os.kill(collector, signal.SIGSTOP)  # accepts connections, never answers
+    try:
+        count = stack.runtime.log_text("consumer").count("processed a reading")
+        eventually(lambda: stack.runtime.log_text("consumer").count("processed a reading") > count + 30)
+        started = time.monotonic()
+        stack.stop_part(part)
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(collector, signal.SIGCONT)
+    stack.runtime.down()
+
+
+def test_the_services_start_without_collector_and_broker_and_wait_for_them(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(INTERVAL_SECONDS="0.1")
+    stack.up()
+    for part in ("producer", "consumer", "mosquitto", "collector"):
+        stack.stop_part(part)
+    for part in ("producer", "consumer"):
+        stack.start_part(part)
+    assert {state for name, state, _ in stack.runtime.states() if name in ("producer", "consumer")} <= {
+        "unhealthy",
+        "healthy",
+    }
+    for part in ("mosquitto", "collector"):
+        stack.start_part(part)
+    eventually(lambda: stack.run("verify").returncode == 0, seconds=60)
+    stack.runtime.down()
