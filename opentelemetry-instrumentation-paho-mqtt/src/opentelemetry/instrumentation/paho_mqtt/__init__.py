@@ -54,7 +54,7 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     has_trace_context,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.publishing import PublishHook, acknowledged, wrap_publish
+from opentelemetry.instrumentation.paho_mqtt.publishing import PublishHook, acknowledged, received, wrap_publish
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.utils import unwrap
 from opentelemetry.trace import get_tracer
@@ -83,8 +83,9 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         handle_on_message = wrap_handle_on_message(tracer, kwargs.get("process_hook"))
         wrapt.wrap_function_wrapper(Client, "publish", publish)
         wrapt.wrap_function_wrapper(Client, "_do_on_publish", acknowledged)
+        wrapt.wrap_function_wrapper(Client, "_handle_pubrec", received)
         wrapt.wrap_function_wrapper(Client, "_handle_on_message", handle_on_message)
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        for name in ("publish", "_do_on_publish", "_handle_on_message"):
+        for name in ("publish", "_do_on_publish", "_handle_pubrec", "_handle_on_message"):
             unwrap(Client, name)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.propagate import extract, inject
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import get_current_span
@@ -25,7 +26,7 @@ _LISTS = frozenset({"tracestate", "baggage"})
 
 class _UserPropertyGetter(Getter[UserProperties]):
     def get(self, carrier: UserProperties, key: str) -> list[str] | None:
-        values = [value for name, value in carrier if name == key]
+        values = [encodable(value) for name, value in carrier if name == key]
         if key in _LISTS and values:
             return [",".join(values)]
         # Two of them contradict each other: neither can be trusted.

@@ -24,7 +24,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, get_current_span, set_span_in_context
-from paho.mqtt.client import Client, MQTTErrorCode, MQTTMessageInfo
+from paho.mqtt.client import Client, MQTTErrorCode, MQTTMessageInfo, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -127,6 +127,19 @@ def _links(caller_context: UserProperties | None) -> list[Link]:
 
 def _refusal(rc: MQTTErrorCode) -> tuple[str | None, str | None]:
     return (None, None) if rc == MQTTErrorCode.MQTT_ERR_SUCCESS else (rc.name, "paho did not accept the message")
+
+
+def received(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wrapper for ``Client._handle_pubrec``: paho itself goes on with a QoS 2 message that the broker refuses there."""
+    packet: bytearray = client._in_packet["packet"]
+    if client._protocol == MQTTv5 and len(packet) > 2 and packet[2] >= 0x80:
+        message = client._out_messages.get(int.from_bytes(packet[:2]))
+        properties = message.properties if message is not None else None
+        if isinstance(properties, _PublishProperties):
+            properties.end_span(
+                str(ReasonCode(PacketTypes.PUBREC, identifier=packet[2])), "the broker refused the message"
+            )
+    return wrapped(*args, **kwargs)
 
 
 def acknowledged(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

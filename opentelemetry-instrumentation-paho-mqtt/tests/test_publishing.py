@@ -1,0 +1,287 @@
+"""The publish span, against a real broker."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.paho_mqtt import user_properties_to_context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import SpanKind, StatusCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+Connect = Callable[..., mqtt.Client]
+CALLER_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def publish_properties(**values: Any) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def span_context_in(message: mqtt.MQTTMessage) -> trace.SpanContext:
+    assert message.properties is not None
+    return trace.get_current_span(user_properties_to_context(message.properties.UserProperty)).get_span_context()
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_one_publish_is_one_span(connect: Connect, broker, spans, topic, qos):
+    client = connect(client_id="sensor")
+    client.publish(topic, "twenty", qos).wait_for_publish(10)
+    (span,) = spans.published()
+    assert span.name == f"publish {topic}"
+    assert span.kind is SpanKind.PRODUCER
+    assert span.parent is None
+    assert span.status.status_code is StatusCode.UNSET
+    assert dict(span.attributes) == {
+        "messaging.system": "mqtt",
+        "messaging.destination.name": topic,
+        "messaging.operation.type": "publish",
+        "messaging.operation.name": "publish",
+        "messaging.client.id": "sensor",
+        "messaging.message.body.size": 6,
+        "server.address": "127.0.0.1",
+        "server.port": broker.port,
+        "mqtt.qos": qos,
+    }
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_the_span_travels_in_the_message(connect: Connect, spans, topic, inbox, qos):
+    connect(topic, on_message=inbox).publish(topic, "x", qos)
+    (message,) = inbox.wait_for()
+    assert span_context_in(message).span_id == spans.published()[0].context.span_id
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_the_span_is_a_child_of_what_runs(connect: Connect, tracer_provider, spans, topic):
+    client = connect()
+    with tracer_provider.get_tracer("test").start_as_current_span("reading") as reading:
+        client.publish(topic)
+    assert spans.published()[0].parent.span_id == reading.get_span_context().span_id
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_baggage_travels_with_the_message(connect: Connect, topic, inbox):
+    client = connect(topic, on_message=inbox)
+    token = context.attach(baggage.set_baggage("tenant", "blue"))
+    client.publish(topic, "x")
+    context.detach(token)
+    (message,) = inbox.wait_for()
+    assert ("baggage", "tenant=blue") in message.properties.UserProperty
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_the_span_is_open_until_the_acknowledgement(connect: Connect, spans, topic):
+    class Client(mqtt.Client):
+        def _handle_pubackcomp(self, cmd):
+            before_acknowledgement.append(len(spans.ended))
+            return super()._handle_pubackcomp(cmd)
+
+    before_acknowledgement: list[int] = []
+    client = connect(client_class=Client)
+    for qos in (1, 2):
+        client.publish(topic, qos=qos)
+        spans.published(qos)
+    assert before_acknowledgement == [0, 1]
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_an_acknowledgement_before_publish_returns(connect: Connect, spans, topic, qos):
+    class Client(mqtt.Client):
+        def _send_publish(self, mid, *args, **kwargs):
+            result = super()._send_publish(mid, *args, **kwargs)
+            self._do_on_publish(mid, ReasonCode(PacketTypes.PUBACK), Properties(PacketTypes.PUBACK))
+            return result
+
+    client = connect(client_class=Client)
+    info = client.publish(topic, qos=qos)
+    assert info.is_published()
+    assert spans.published()[0].status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("callback_api", list(mqtt.CallbackAPIVersion))
+def test_on_publish_is_called_after_the_span_ended(connect: Connect, spans, topic, callback_api):
+    client = connect(callback_api=callback_api)
+    ended: list[int] = []
+    client.on_publish = lambda *_: ended.append(len(spans.ended))
+    client.publish(topic, qos=1).wait_for_publish(10)
+    assert ended == [1]
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_refusal_by_the_broker_is_an_error_named_by_its_reason_code(connect: Connect, spans, qos):
+    connect().publish("forbidden/topic", qos=qos)
+    (span,) = spans.published()
+    assert span.attributes["error.type"] == "Not authorized"
+    assert span.status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_an_exception_of_publish_is_recorded_and_goes_on(connect: Connect, spans):
+    with pytest.raises(ValueError, match="wildcards"):
+        connect().publish("a/#", qos=1)
+    (span,) = spans.published()
+    assert span.attributes["error.type"] == "ValueError"
+    assert span.status.status_code is StatusCode.ERROR
+    assert [event.name for event in span.events] == ["exception"]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_dropped_message_is_an_error(spans, topic):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    assert client.publish(topic, qos=0).rc == mqtt.MQTT_ERR_NO_CONN
+    (span,) = spans.published()
+    assert span.attributes["error.type"] == "MQTT_ERR_NO_CONN"
+    assert span.status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_refused_message_is_an_error(spans, topic):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.max_queued_messages_set(1)
+    client.publish(topic, qos=1)
+    assert client.publish(topic, qos=1).rc == mqtt.MQTT_ERR_QUEUE_SIZE
+    assert spans.published()[0].attributes["error.type"] == "MQTT_ERR_QUEUE_SIZE"
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_message_published_offline_is_no_error_and_ends_when_delivered(broker, spans, topic):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    assert client.publish(topic, qos=1).rc == mqtt.MQTT_ERR_NO_CONN
+    assert spans.ended == []
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    (span,) = spans.published()
+    assert span.status.status_code is StatusCode.UNSET
+    client.disconnect()
+    client.loop_stop()
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_the_callers_properties_are_copied_and_not_accumulated_into(connect: Connect, topic, inbox):
+    client = connect(topic, on_message=inbox)
+    properties = publish_properties(
+        UserProperty=[("a", "1")], ContentType="text", MessageExpiryInterval=60, CorrelationData=b"\0\1"
+    )
+    before = copy.deepcopy(vars(properties))
+    for _ in range(3):
+        client.publish(topic, qos=1, properties=properties)
+    messages = inbox.wait_for(3)
+    assert vars(properties) == before
+    for message in messages:
+        received = message.properties
+        assert [name for name, _ in received.UserProperty] == ["a", "traceparent"]
+        assert (received.ContentType, received.CorrelationData) == ("text", b"\0\1")
+    assert len({span_context_in(message).span_id for message in messages}) == 3
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_what_the_caller_does_to_its_properties_later_does_not_reach_a_queued_message(broker, topic, inbox, connect):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    properties = publish_properties(UserProperty=[("a", "1")])
+    client.publish(topic, qos=1, properties=properties)
+    properties.UserProperty.clear()
+    connect(topic, on_message=inbox)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    assert ("a", "1") in inbox.wait_for()[0].properties.UserProperty
+    client.disconnect()
+    client.loop_stop()
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_traceparent_of_the_caller_is_kept_and_linked_to(connect: Connect, spans, topic, inbox):
+    own = [("traceparent", CALLER_TRACEPARENT), ("tracestate", "a=1")]
+    connect(topic, on_message=inbox).publish(topic, properties=publish_properties(UserProperty=own))
+    (message,) = inbox.wait_for()
+    assert message.properties.UserProperty == own
+    (span,) = spans.published()
+    (link,) = span.links
+    assert trace.format_span_id(link.context.span_id) == "b7ad6b7169203331"
+    assert span.context.trace_id != link.context.trace_id
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("protocol", [mqtt.MQTTv31, mqtt.MQTTv311])
+def test_mqtt_3_has_a_span_and_no_properties(connect: Connect, spans, topic, inbox, protocol):
+    connect(topic, on_message=inbox, protocol=protocol).publish(topic, b"payload", qos=1)
+    (message,) = inbox.wait_for()
+    assert (message.payload, message.properties) == (b"payload", None)
+    spans.published()
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_suppression_is_respected(connect: Connect, spans, topic, inbox):
+    client = connect(topic, on_message=inbox)
+    with suppress_instrumentation():
+        client.publish(topic, qos=1).wait_for_publish(10)
+    (message,) = inbox.wait_for()
+    assert not hasattr(message.properties, "UserProperty")
+    assert spans.of_kind(SpanKind.PRODUCER) == []
+
+
+def test_the_hook_sees_the_span_and_the_message(connect: Connect, instrument, spans, topic, inbox):
+    def publish_hook(span, *message):
+        span.set_attribute("messaging.message.id", "17")
+        seen.append(message)
+
+    seen: list[Any] = []
+    instrument(publish_hook=publish_hook)
+    connect(topic, on_message=inbox).publish(topic, "x", properties=publish_properties(ContentType="text"))
+    ((seen_topic, payload, properties),) = seen
+    assert (seen_topic, payload, properties.ContentType) == (topic, "x", "text")
+    assert spans.published()[0].attributes["messaging.message.id"] == "17"
+
+
+def test_an_exception_of_the_hook_costs_no_message(connect: Connect, instrument, spans, topic, inbox, caplog):
+    def publish_hook(*_):
+        raise RuntimeError("hook")
+
+    instrument(publish_hook=publish_hook)
+    connect(topic, on_message=inbox).publish(topic, "x")
+    inbox.wait_for()
+    spans.published()
+    assert "publish_hook" in caplog.text
+
+
+@pytest.mark.usefixtures("instrumented")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    payload=st.one_of(st.none(), st.binary(), st.text(), st.integers(), st.floats(), st.binary().map(bytearray)),
+    own=st.lists(st.tuples(st.text(), st.text()), max_size=5),
+    qos=st.sampled_from([0, 1, 2]),
+    retain=st.booleans(),
+)
+def test_any_message_is_published_as_without_instrumentation(spans, payload, own, qos, retain):
+    properties = publish_properties(UserProperty=list(own))
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    started = spans.started
+    expected: object
+    try:
+        expected = len(mqtt._encode_payload(payload))
+    except (TypeError, UnicodeEncodeError) as error:
+        expected = type(error)
+        with pytest.raises(expected):
+            client.publish("topic", payload, qos, retain, properties)
+    else:
+        client.publish("topic", payload, qos, retain, properties)
+        kept = [list(message.properties.UserProperty) for message in client._out_messages.values()]
+        assert [properties[: len(own)] for properties in kept] == [own] * (qos > 0)
+    del client
+    assert spans.started == started + 1
+    span = spans.ended[-1]
+    assert not isinstance(expected, int) or span.attributes["messaging.message.body.size"] == expected
