@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import pytest
 
+from stack.contract import first_break
 from stack.local import LocalRuntime
 from stack.settings import ROOT, Settings
-from stack.trace import Span
+from stack.trace import Span, roots
 from stack.viewer import Viewer
 
 Result = TypeVar("Result")
@@ -39,6 +40,12 @@ def free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+def is_whole(spans: list[Span]) -> bool:
+    """Whether a trace is, so far, what the telemetry contract wants of a reading."""
+    root = roots(spans)[0].attributes
+    return not first_break(spans, str(root.get("messaging.destination.name")), str(root.get("messaging.message.id")))
 
 
 class Stack:
@@ -96,6 +103,10 @@ class Stack:
             return spans if len(spans) >= count else []
 
         return eventually(look)
+
+    def whole_traces(self, since: int) -> int:
+        """How many readings the backend holds as one whole trace each."""
+        return sum(is_whole(self.viewer.trace(trace_id)) for trace_id in self.viewer.trace_ids(since, time.time_ns()))
 
     def publish_with_mosquitto_pub(self, topic: str, payload: str, *options: str) -> None:
         """Publishes as a foreign client does: Mosquitto's own."""

@@ -14,8 +14,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from harness import Stack, eventually
-from stack.contract import first_break
-from stack.trace import Span, children, roots
+from stack.trace import children, roots
 
 
 def reading(device_id: str) -> dict[str, str | int | float]:
@@ -126,19 +125,8 @@ def test_every_reading_that_was_published_is_one_whole_trace(new_stack: Callable
     (sent,) = map(int, re.findall(r"stopping after (\d+) readings", stack.runtime.log_text("producer")))
     assert sent > 150
 
-    def whole() -> list[str]:
-        ids = stack.viewer.trace_ids(since, time.time_ns())
-        return [trace_id for trace_id in ids if is_whole(stack.viewer.trace(trace_id))]
-
-    eventually(lambda: len(whole()) >= sent)
-    assert len(whole()) == sent
-    assert len(stack.viewer.trace_ids(since, time.time_ns())) == sent
-
-
-def is_whole(spans: list[Span]) -> bool:
-    (root, *_) = roots(spans)
-    topic, message_id = root.attributes["messaging.destination.name"], root.attributes["messaging.message.id"]
-    return first_break(spans, str(topic), str(message_id)) is None
+    eventually(lambda: stack.whole_traces(since) >= sent)
+    assert stack.whole_traces(since) == len(stack.viewer.trace_ids(since, time.time_ns())) == sent
 
 
 def test_health_probes_leave_no_trace(stack: Stack) -> None:
