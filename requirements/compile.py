@@ -1,6 +1,7 @@
 """Makes the lock files in this folder: each dependency by version and hash, and no download address.
 
-``dev.txt`` holds everything; the file of each service is the part of it that goes into its image.
+``dev.txt`` holds everything; the file of each service is the part of it that goes into its image, ``build.txt`` the
+part that builds our packages there, and ``bootstrap.txt`` the part that installs the others.
 """
 
 import argparse
@@ -49,8 +50,9 @@ def main() -> int:
         )
         pinned = ["--constraints", str(target / "dev.txt")]
         for service in SERVICES:
-            compile_lock([f"{service}/pyproject.toml", "requirements/build.in"], target / f"{service}.txt", pinned)
-        compile_lock(["requirements/bootstrap.in"], target / "bootstrap.txt", pinned)
+            compile_lock([f"{service}/pyproject.toml"], target / f"{service}.txt", pinned)
+        for tools in ("bootstrap", "build"):
+            compile_lock([f"requirements/{tools}.in"], target / f"{tools}.txt", pinned)
         for lock in sorted(target.glob("*.txt")):
             current = HERE / lock.name
             if not current.exists() or current.read_bytes() != lock.read_bytes():
