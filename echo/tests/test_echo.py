@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo.app import app
+
+client = TestClient(app, raise_server_exceptions=False)
+READING = {
+    "message_id": "6f1c9b1e-7c55-4d0a-8f61-3f5f8f0a6f5e",
+    "device_id": "sensor-001",
+    "sequence": 17,
+    "timestamp": "2026-01-01T00:00:00Z",
+    "temperature_c": 20.5,
+    "humidity_pct": 40.1,
+}
+
+
+def post(body: bytes) -> tuple[int, str]:
+    answer = client.post("/echo", content=body, headers={"Content-Type": "application/json"})
+    return answer.status_code, answer.text
+
+
+def test_a_reading_comes_back() -> None:
+    answer = client.post("/echo", json=READING)
+    assert (answer.status_code, answer.json()) == (200, READING)
+
+
+def test_healthz_answers() -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("field", READING)
+@pytest.mark.parametrize("value", ["null", "[]", '"\\ud800"', "NaN", '"x/y z"', "-1e400"])
+def test_a_wrong_field_is_refused_by_its_name(field: str, value: str) -> None:
+    body = json.dumps(READING | {field: "@"}).replace('"@"', value).encode()
+    status, text = post(body)
+    if status == 200:
+        pytest.fail(f"{field}={value} was taken: {text}")
+    assert 400 <= status < 500
+    assert field in text
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
+def test_what_is_no_reading_is_refused_with_a_reason(body: bytes) -> None:
+    status, text = post(body)
+    assert 400 <= status < 500
+    assert json.loads(text)["detail"]
+
+
+@given(st.binary())
+def test_no_body_is_answered_with_500(body: bytes) -> None:
+    assert post(body)[0] < 500
+
+
+@given(st.dictionaries(st.sampled_from(list(READING)), st.text() | st.integers() | st.floats() | st.none()))
+def test_no_json_is_answered_with_500(changed: dict[str, object]) -> None:
+    assert post(json.dumps(READING | changed).encode())[0] < 500

@@ -1,0 +1,76 @@
+"""Each test is a process of its own: providers are set once in a process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+PROGRAM = """
+import logging
+from opentelemetry import trace
+from telemetry import setup_telemetry, shutdown_telemetry
+setup_telemetry("producer")
+with trace.get_tracer("test").start_as_current_span("work"):
+    logging.getLogger("test").info("at work")
+shutdown_telemetry()
+"""
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    off = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**clean, **off, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_console_exporter_prints_the_span_with_the_services_resource() -> None:
+    done = run(OTEL_TRACES_EXPORTER="console", OTEL_RESOURCE_ATTRIBUTES="site.id=hall,service.namespace=mine")
+    assert done.returncode == 0, done.stderr
+    span = json.loads(done.stdout)
+    resource = span["resource"]["attributes"]
+    assert span["name"] == "work"
+    assert resource["service.name"] == "producer"
+    assert resource["service.version"] == "0.1.0"
+    assert resource["service.instance.id"]
+    assert (resource["site.id"], resource["service.namespace"]) == ("hall", "mine")
+    trace_id = span["context"]["trace_id"].removeprefix("0x")
+    assert f"INFO test trace_id={trace_id} at work" in done.stderr
+
+
+def test_a_log_record_carries_trace_and_span_id() -> None:
+    done = run(OTEL_TRACES_EXPORTER="none", OTEL_LOGS_EXPORTER="console")
+    record = json.loads(done.stdout)
+    assert record["body"] == "at work"
+    assert int(record["trace_id"], 16)
+    assert int(record["span_id"], 16)
+
+
+def test_an_unknown_exporter_is_one_line_and_no_traceback() -> None:
+    done = run(OTEL_TRACES_EXPORTER="nowhere")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "nowhere" in line
+    assert "OTEL_" in line
+
+
+def test_the_shutdown_ends_though_the_collector_never_answers() -> None:
+    with socket.socket() as hanging:
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen()
+        started = time.monotonic()
+        done = run(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{hanging.getsockname()[1]}")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 8
+
+
+def test_without_a_collector_the_program_ends_well() -> None:
+    done = run(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
+    assert done.returncode == 0, done.stderr
