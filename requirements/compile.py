@@ -34,7 +34,7 @@ def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:
 
 def main() -> int:
     """Compiles all lock files, or with ``--check`` says which are not current."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Makes the lock files, or checks them.")
     parser.add_argument("--check", action="store_true", help="change nothing, fail if a file is not current")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
     arguments = parser.parse_args()

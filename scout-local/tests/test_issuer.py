@@ -1,7 +1,7 @@
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from joserfc import jwt
@@ -31,7 +31,7 @@ def issuer(settings: Settings) -> TestClient:
 GRANT = {"grant_type": "client_credentials", "audience": "b14collector"}
 
 
-def ask(issuer: TestClient, auth: tuple[str, str] | None = ("collector", "secret"), **form: str) -> httpx.Response:
+def ask(issuer: TestClient, auth: tuple[str, str] | None = ("collector", "secret"), **form: str) -> httpx2.Response:
     return issuer.post("/oauth2/token", data={**GRANT, **form}, auth=auth)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import Depends, FastAPI, Form
+from fastapi import Depends, FastAPI, Form, HTTPException, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from joserfc import jwt
@@ -75,6 +75,11 @@ def create_app(settings: Settings) -> FastAPI:
             "token_type": "Bearer",
             "expires_in": settings.issuer_token_seconds,
         }
+
+    @app.exception_handler(HTTPException)
+    def unreadable(request: Request, error: HTTPException) -> JSONResponse:
+        """An Authorization header that FastAPI could not read."""
+        return refuse(error.status_code, "invalid_client", str(error.detail))
 
     @app.get("/.well-known/openid-configuration")
     def discovery() -> dict[str, str | list[str]]:

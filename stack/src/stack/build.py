@@ -16,6 +16,8 @@ from stack.settings import ROOT, Settings
 BUILDER_MANIFEST = ROOT / "collector" / "builder.yaml"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
 VIEWER_MODULE = ROOT / "viewer"
+# Where Debian keeps the broker; not on everyone's path.
+SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
 
 
@@ -42,6 +44,8 @@ def prepare(settings: Settings) -> dict[str, Path]:
     """
     require_command("mosquitto", "mosquitto", "mosquitto-clients")
     programs = paths()
+    if "OTELCOL" in os.environ and not os.access(programs["otelcol"], os.X_OK):
+        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; there is no program to run")
     _build(programs["otelcol"], "the Collector", "about 2 minutes", _build_collector)
     if settings.local_scout:
         _build(programs["otel-desktop-viewer"], "the viewer", "about a minute", _build_viewer)
@@ -73,7 +77,12 @@ def require_command(command: str, *packages: str) -> None:
 
 
 def _installed(command: str) -> bool:
-    return shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is not None
+    return shutil.which(command, path=search_path()) is not None
+
+
+def search_path() -> str:
+    """The path, and where the system's own programs are."""
+    return os.pathsep.join((os.environ.get("PATH", ""), *SYSTEM_FOLDERS))
 
 
 def _cached(program: str, *manifests: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import requests
 
+from stack.build import search_path
 from stack.settings import ROOT, Settings
 
 HEARTBEAT_SECONDS = 10.0
@@ -78,8 +79,7 @@ def _mosquitto(settings: Settings) -> Part:
         name="mosquitto",
         command=[str(ROOT / "mosquitto" / "start.sh")],
         environment={
-            # Debian keeps the broker in /usr/sbin, which is not on everyone's path.
-            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin",
+            "PATH": search_path(),
             "MOSQUITTO_STATE": str(state),
             "MOSQUITTO_DATA": str(state / "data"),
             "MQTT_PORT": str(settings.mqtt_port),

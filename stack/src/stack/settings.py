@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import Port
@@ -14,8 +14,18 @@ ROOT = Path(__file__).parents[3]
 Username = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), Field(description="1 to 64 letters, digits, _ . or -")
 ]
+
+
+def _one_line(password: SecretStr) -> SecretStr:
+    if not password.get_secret_value().isprintable():
+        raise ValueError("not printable")
+    return password
+
+
 Password = Annotated[
-    SecretStr, Field(min_length=1, max_length=128, description="1 to 128 characters without a line break")
+    SecretStr,
+    Field(min_length=1, max_length=128, description="1 to 128 characters without a line break"),
+    AfterValidator(_one_line),
 ]
 SCOUT_VARIABLES = ("SCOUT_CLIENT_ID", "SCOUT_CLIENT_SECRET", "SCOUT_TOKEN_URL", "SCOUT_OTLP_ENDPOINT")
 _URL = "an http:// or https:// URL"
