@@ -99,6 +99,13 @@ def test_a_wrong_service_status_or_kind_breaks_the_hop(number: int, change: dict
     assert found.hop == HOPS[number]
 
 
+def test_an_error_belongs_to_the_lowest_hop_that_has_it() -> None:
+    spans = [replace(span, status="Error") for span in whole()[:3]] + whole()[3:]
+    found = first_break(spans, TOPIC, MESSAGE_ID)
+    assert found
+    assert found.hop == "consumer → HTTP"
+
+
 def test_another_message_id_breaks_the_hop() -> None:
     found = first_break(whole(), TOPIC, "another")
     assert found

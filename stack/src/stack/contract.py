@@ -102,14 +102,22 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
         The first hop that is broken, or None if the trace is whole.
     """
     candidates = roots(spans)
+    failed: Break | None = None
     for hop in hops(topic, message_id):
         span = next((span for span in candidates if (span.name, span.kind) == (hop.name, hop.kind)), None)
         if span is None:
             there = ", ".join(f"{span.name} ({span.kind})" for span in candidates) or "nothing"
             return Break(hop.title, f"expected the span {hop.name} ({hop.kind}) here, found {there}", hop.hint)
-        if problems := _problems(span, hop):
-            return Break(hop.title, f"the span {hop.name} is there, but {'; '.join(problems)}", hop.hint)
+        error = f"its status is an error: {span.status_message or span.attributes.get('error.type')}"
+        if problems := _problems(span, hop) + ([error] if span.status == "Error" else []):
+            found = Break(hop.title, f"the span {hop.name} is there, but {'; '.join(problems)}", hop.hint)
+            if problems != [error]:
+                return found
+            # An error spreads upwards: the hop that it comes from is the lowest one that has it.
+            failed = found
         candidates = children(spans, span)
+    if failed:
+        return failed
     expected = len(hops(topic, message_id))
     if len(spans) != expected:
         extra = ", ".join(sorted(span.name for span in spans))
@@ -127,6 +135,4 @@ def _problems(span: Span, hop: Hop) -> list[str]:
     for name, type_ in hop.typed.items():
         if not isinstance(span.attributes.get(name), type_):
             problems.append(f"{name} is {span.attributes.get(name)!r}, not a value of type {type_.__name__}")
-    if span.status == "Error":
-        problems.append(f"its status is an error: {span.status_message or span.attributes.get('error.type')}")
     return problems

@@ -1,0 +1,59 @@
+"""``make verify`` names the first hop that is broken, and what to look at."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from harness import Stack
+
+
+@pytest.fixture(scope="module")
+def broken_stack(new_stack: Callable[..., Stack]) -> Stack:
+    stack = new_stack()
+    stack.up()
+    return stack
+
+
+@contextmanager
+def stopped(stack: Stack, part: str) -> Iterator[None]:
+    stack.stop_part(part)
+    yield
+    stack.start_part(part)
+    assert stack.run("up").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "hop", "hint"),
+    [
+        ("mosquitto", "broken at producer → Mosquitto: ", "make logs PART=mosquitto"),
+        ("consumer", "broken at Mosquitto → consumer: expected the span process ", "make logs PART=consumer"),
+        ("echo", "broken at consumer → HTTP: the span POST is there, but ", "make logs PART=consumer"),
+        ("gateway", "broken at Collector → Scout: no span of the reading arrived", "verify the four SCOUT_* values"),
+        ("collector", "error: the Collector does not answer at ", ""),
+        ("viewer", "error: the viewer at ", ""),
+    ],
+)
+def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop: str, hint: str) -> None:
+    with stopped(broken_stack, part):
+        done = broken_stack.run("verify")
+    assert done.returncode == 1
+    assert done.stderr.startswith(hop), done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_once_everything_is_back_the_reading_gets_through(broken_stack: Stack) -> None:
+    done = broken_stack.run("verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_producer_without_user_properties_is_found_by_its_lost_context(broken_stack: Stack) -> None:
+    # The W3C propagator switched off: the message carries no traceparent, as with MQTT 3.1.1.
+    broken_stack.run("down")
+    broken_stack.environment["OTEL_PROPAGATORS"] = "baggage"
+    broken_stack.up()
+    done = broken_stack.run("verify")
+    assert done.returncode == 1
+    assert "broken at Mosquitto → consumer: the process span is the root of another trace" in done.stderr
+    assert "protocol=MQTTv5" in done.stderr
