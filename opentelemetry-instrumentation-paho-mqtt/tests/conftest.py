@@ -107,7 +107,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     running = Broker(free_port(), free_port())
     (folder / "acl").write_text("topic readwrite #\ntopic deny forbidden/#\n")
     (folder / "mosquitto.conf").write_text(
-        "user root\nallow_anonymous true\nlog_dest none\nset_tcp_nodelay true\nmax_queued_messages 0\n"
+        "user root\nallow_anonymous true\nlog_dest none\nset_tcp_nodelay true\n"
+        # paho sends all that is unacknowledged at once after a reconnect, more than the broker would take by default
+        "max_queued_messages 0\nmax_inflight_messages 0\n"
         f"acl_file {folder / 'acl'}\n"
         f"listener {running.port} 127.0.0.1\n"
         f"listener {running.websockets_port} 127.0.0.1\nprotocol websockets\n"

@@ -1,6 +1,10 @@
 """The process span, against a real broker."""
 
+import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -9,6 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from opentelemetry import baggage, context, trace
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.paho_mqtt import message_links, process_batch, process_span
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind, StatusCode
 from paho.mqtt.packettypes import PacketTypes
@@ -146,8 +152,8 @@ def test_a_repeated_delivery_is_marked(spans):
 
 @pytest.mark.usefixtures("instrumented")
 def test_one_span_however_many_filters_match(connect: Connect, spans, topic, inbox):
-    client = connect("tests/#")
-    client.message_callback_add("tests/#", inbox)
+    client = connect(f"{topic}/#")
+    client.message_callback_add(f"{topic}/#", inbox)
     client.message_callback_add(topic, inbox)
     client.publish(topic, qos=1)
     inbox.wait_for(2)
@@ -197,6 +203,223 @@ def test_an_exception_of_the_hook_costs_no_message(instrument, spans, inbox, cap
 
 
 @pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("filtered", [False, True])
+def test_an_exception_that_paho_suppresses_is_recorded_all_the_same(spans, inbox, caplog, filtered):
+    def fail(*_):
+        raise LookupError("unknown sensor")
+
+    client = offline_client(fail)
+    client.suppress_exceptions = True
+    client.enable_logger()
+    if filtered:
+        client.message_callback_add("topic", fail)
+        client.message_callback_add("#", inbox)
+    client._handle_on_message(received_message())
+    (span,) = spans.processed()
+    assert span.attributes["error.type"] == "LookupError"
+    assert span.status.status_code is StatusCode.ERROR
+    assert [event.name for event in span.events] == ["exception"]
+    assert len(inbox.messages) == filtered
+    assert "Caught exception in" in caplog.text
+    assert "_easy_log" not in vars(client)
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_what_other_threads_log_meanwhile_is_no_failure_of_the_handler(spans):
+    def on_message(client, *_):
+        thread = threading.Thread(target=client._easy_log, args=(mqtt.MQTT_LOG_ERR, "Caught exception in x: %s", error))
+        thread.start()
+        thread.join()
+        client._easy_log(mqtt.MQTT_LOG_ERR, "failed to receive on socket: %s", error)
+
+    error = OSError("connection lost")
+    client = offline_client(on_message)
+    client.suppress_exceptions = True
+    client._handle_on_message(received_message())
+    assert spans.processed()[0].status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_system_exit_ends_the_span_and_is_no_error(spans):
+    def on_message(*_):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        offline_client(on_message)._handle_on_message(received_message())
+    assert spans.processed()[0].status.status_code is StatusCode.UNSET
+    assert context.get_current() == Context()
+
+
+class UnprintableError(Exception):
+    """An exception without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("error", [ValueError("\ud800 from the payload"), UnprintableError()])
+def test_no_exception_of_a_handler_costs_the_exporter_its_batch(spans, error):
+    def on_message(*_):
+        raise error
+
+    with pytest.raises(type(error)):
+        offline_client(on_message)._handle_on_message(received_message())
+    encode_spans(spans.processed())
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("topic", [b"\xff/\xfe", "sensors/ä\0".encode()])
+def test_no_topic_costs_the_exporter_its_batch(spans, topic):
+    offline_client()._handle_on_message(received_message(topic=topic))
+    encode_spans(spans.processed())
+
+
+def test_links_instead_of_parents(instrument, tracer_provider, spans):
+    instrument(process_links=True)
+    with tracer_provider.get_tracer("test").start_as_current_span("what runs") as running:
+        offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
+    (span,) = spans.processed()
+    assert span.parent.span_id == running.get_span_context().span_id
+    assert [trace.format_span_id(link.context.span_id) for link in span.links] == ["b7ad6b7169203331"]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_what_runs_is_linked_to_where_it_is_not_the_parent(tracer_provider, spans):
+    with tracer_provider.get_tracer("test").start_as_current_span("what runs") as running:
+        offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
+    (span,) = spans.processed()
+    assert trace.format_span_id(span.parent.span_id) == "b7ad6b7169203331"
+    assert [link.context for link in span.links] == [running.get_span_context()]
+
+
+def test_a_message_handed_to_a_thread(connect: Connect, broker, instrument, spans, topic):
+    def work() -> None:
+        message = handed_over.get()
+        with process_span(message, client=client) as span:
+            seen.append((span, trace.get_current_span(), baggage.get_baggage("tenant")))
+        after.append(context.get_current())
+
+    seen: list[Any] = []
+    after: list[Context] = []
+    handed_over: SimpleQueue[mqtt.MQTTMessage] = SimpleQueue()
+    instrument(process_spans=False, process_hook=lambda span, message: span.set_attribute("hooked", message.mid))
+    client = connect(topic, on_message=lambda client, userdata, message: handed_over.put(message))
+    token = context.attach(baggage.set_baggage("tenant", "blue"))
+    client.publish(topic, qos=1)
+    context.detach(token)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
+    (process,) = spans.processed(1)
+    assert process.parent.span_id == spans.published(1)[0].context.span_id
+    assert process.attributes["server.port"] == broker.port
+    assert process.attributes["hooked"] == 1
+    ((span, current, tenant),) = seen
+    assert (span, tenant) == (current, "blue")
+    assert after == [Context()]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_message_handed_to_a_task_does_not_join_the_span_that_has_ended(spans):
+    async def main() -> None:
+        def on_message(client, userdata, message):
+            tasks.append(asyncio.get_running_loop().create_task(work(message)))
+
+        tasks: list[asyncio.Task[None]] = []
+        offline_client(on_message)._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
+        await asyncio.gather(*tasks)
+
+    async def work(message: mqtt.MQTTMessage) -> None:
+        with process_span(message):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert {trace.format_span_id(span.parent.span_id) for span in spans.processed(2)} == {"b7ad6b7169203331"}
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_handler_that_opens_the_span_itself_has_the_one_that_is_open(spans):
+    def on_message(client, userdata, message):
+        with process_span(message) as span:
+            seen.append(span.get_span_context())
+
+    seen: list[trace.SpanContext] = []
+    offline_client(on_message)._handle_on_message(received_message())
+    assert [span.context for span in spans.processed(1)] == seen
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_an_exception_inside_process_span_is_recorded_and_goes_on(spans):
+    with pytest.raises(LookupError), process_span(received_message()):
+        raise LookupError
+    assert spans.processed()[0].attributes["error.type"] == "LookupError"
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_process_span_with_a_link(tracer_provider, spans):
+    message = received_message([("traceparent", TRACEPARENT), ("baggage", "tenant=blue")])
+    with tracer_provider.get_tracer("test").start_as_current_span("job") as job, process_span(message, links=True):
+        assert baggage.get_baggage("tenant") == "blue"
+    (span,) = spans.processed()
+    assert span.parent.span_id == job.get_span_context().span_id
+    assert len(span.links) == 1
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_batch_is_one_span_with_a_link_to_each_message(tracer_provider, spans):
+    traceparents = [f"00-{number:032x}-{number:016x}-01" for number in range(1, 4)]
+    messages = [received_message([("traceparent", traceparent)]) for traceparent in traceparents]
+    with (
+        tracer_provider.get_tracer("test").start_as_current_span("job") as job,
+        process_batch([*messages, received_message()]),
+    ):
+        assert trace.get_current_span() is not job
+    (span,) = spans.processed(1)
+    assert span.name == "process topic"
+    assert span.parent.span_id == job.get_span_context().span_id
+    assert [link.context.span_id for link in span.links] == [1, 2, 3]
+    assert dict(span.attributes) == {
+        "messaging.system": "mqtt",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": "topic",
+        "messaging.batch.message_count": 4,
+    }
+    assert [link.context.span_id for link in message_links(messages)] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_batch_over_several_topics(spans):
+    client = offline_client()
+    with pytest.raises(LookupError), process_batch([received_message(), received_message(topic=b"b")], client=client):
+        raise LookupError
+    (span,) = spans.processed(1)
+    assert span.name == "process"
+    assert "messaging.destination.name" not in span.attributes
+    assert span.attributes["error.type"] == "LookupError"
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_an_empty_batch(spans):
+    with process_batch([]):
+        pass
+    assert spans.processed()[0].attributes["messaging.batch.message_count"] == 0
+
+
+@pytest.mark.parametrize("suppressed", [True, False])
+def test_without_instrumentation_process_spans_record_nothing(instrument, spans, suppressed):
+    if suppressed:
+        instrument()
+    with suppress_instrumentation() if suppressed else contextlib.nullcontext():
+        with process_span(received_message()) as span:
+            assert not span.is_recording()
+        with process_batch([received_message()]) as span:
+            assert not span.is_recording()
+    assert spans.started == 0
+
+
+@pytest.mark.usefixtures("instrumented")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     topic=st.binary(),
@@ -219,4 +442,4 @@ def test_any_message_reaches_its_handler_in_one_process_span(spans, inbox, topic
     assert inbox.messages[seen:] == [message]
     (span,) = spans.ended[ended:]
     assert span.name.startswith("process")
-    assert span.name.encode("utf-8")
+    encode_spans([span])

@@ -3,15 +3,22 @@
 import json
 import os
 import subprocess
+import time
 
+from stack.console import console
 from stack.errors import StackError
+from stack.local import port_is_free
 from stack.settings import ROOT, Settings
+
+# Containers talk to these through the network of the stack, not through the host.
+INTERNAL_PORTS = ("VIEWER_OTLP_GRPC_PORT", "VIEWER_OTLP_HTTP_PORT", "GATEWAY_HEALTH_PORT")
 
 
 def engine_answers() -> bool:
     """Whether there is a Docker engine with Compose."""
+    command = ["docker", "compose", "ls", "--quiet"]
     try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
+        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=10, check=False).returncode == 0
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False
 
@@ -25,13 +32,21 @@ class DockerRuntime:
         self._settings = settings
 
     def up(self) -> None:
-        """Builds and starts the containers and returns when all are healthy."""
+        """Builds and starts the containers and returns when all are healthy.
+
+        Raises:
+            StackError: If there is no engine, a port is taken, or a part does not become healthy.
+        """
         if not engine_answers():
-            raise StackError("no Docker engine answers; start it, or use RUNTIME=local")
+            raise StackError("no Docker engine with Compose answers; start it, or use RUNTIME=local")
+        if not self.running():
+            self._check_ports()
+        started = time.monotonic()
         if self._compose("up", "--detach", "--build", "--wait").returncode != 0:
             raise StackError(
                 "docker compose could not start the stack; its output is above, and `make logs` shows more"
             )
+        console.print(f"All {len(self.states())} parts are healthy after {time.monotonic() - started:.1f} s.")
 
     def down(self) -> None:
         """Removes the containers and the network; the broker's messages and the issuer's key stay."""
@@ -59,6 +74,14 @@ class DockerRuntime:
     def running(self) -> bool:
         """Whether any container of this stack runs."""
         return bool(engine_answers() and self._compose("ps", "--quiet", capture=True).stdout.strip())
+
+    def _check_ports(self) -> None:
+        ports = {name: port for name, port in self._settings.ports().items() if name not in INTERNAL_PORTS}
+        taken = [f"{name}={port}" for name, port in ports.items() if not port_is_free(port)]
+        if taken:
+            raise StackError(
+                f"in use by another program: {', '.join(taken)}; stop it, or set the variable to another port in .env"
+            )
 
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto")}

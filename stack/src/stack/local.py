@@ -136,7 +136,7 @@ class LocalRuntime:
             yield proxy.supervisor
 
     def _check_ports(self) -> None:
-        taken = [f"{name}={port}" for name, port in self._settings.ports().items() if not _free(port)]
+        taken = [f"{name}={port}" for name, port in self._settings.ports().items() if not port_is_free(port)]
         if taken:
             raise StackError(
                 f"in use by another program: {', '.join(taken)}; stop it, or set the variable to another port in .env"
@@ -253,7 +253,8 @@ def _quoted(*words: str) -> str:
     return _escaped(shlex.join(words))
 
 
-def _free(port: int) -> bool:
+def port_is_free(port: int) -> bool:
+    """Whether this machine lets the stack listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -21,7 +21,30 @@ span when the broker has acknowledged the message (QoS 1: PUBACK, QoS 2: PUBCOMP
 A received message is handled inside a CONSUMER span, a child of the publish span. A message without a usable context
 starts a new trace, tagged ``mqtt.missing_context=true``; a retained message is linked to its publish span instead.
 
-MQTT 3.1.1 has no user properties: both spans exist there, in a trace each.
+One client
+----------
+
+.. code-block:: python
+
+    PahoMqttInstrumentor().instrument_client(client)
+    PahoMqttInstrumentor().uninstrument_client(client)
+
+Handing messages over
+---------------------
+
+A handler that only hands the message over, to a thread or an asyncio task, opens the process span where the work is:
+
+.. code-block:: python
+
+    from opentelemetry.instrumentation.paho_mqtt import process_span
+
+    PahoMqttInstrumentor().instrument(process_spans=False)
+
+    def work(message):
+        with process_span(message, client=client):
+            ...
+
+``process_batch`` does so for one unit of work over several messages, with a span link to each.
 
 Hooks
 -----
@@ -42,50 +65,152 @@ API
 
 from __future__ import annotations
 
+import atexit
+import logging
+import threading
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Unpack
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # pyright: ignore[reportMissingTypeStubs]
+from opentelemetry.instrumentation.paho_mqtt import processing, publishing
+from opentelemetry.instrumentation.paho_mqtt.binary_format import bytes_to_span_context, span_context_to_bytes
 from opentelemetry.instrumentation.paho_mqtt.package import _instruments
-from opentelemetry.instrumentation.paho_mqtt.processing import ProcessHook, wrap_handle_on_message
+from opentelemetry.instrumentation.paho_mqtt.processing import Message, message_links, process_batch, process_span
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     context_to_user_properties,
     has_trace_context,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.publishing import PublishHook, acknowledged, received, wrap_publish
+from opentelemetry.instrumentation.paho_mqtt.telemetry import (
+    Options,
+    ProcessHook,
+    PublishHook,
+    Telemetry,
+    assignments,
+)
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.utils import unwrap
-from opentelemetry.trace import get_tracer
 from paho.mqtt.client import Client
 
 __all__ = [
+    "Message",
+    "Options",
     "PahoMqttInstrumentor",
     "ProcessHook",
     "PublishHook",
+    "__version__",
+    "bytes_to_span_context",
     "context_to_user_properties",
     "has_trace_context",
+    "message_links",
+    "process_batch",
+    "process_span",
+    "span_context_to_bytes",
     "user_properties_to_context",
 ]
 
+_logger = logging.getLogger(__name__)
+
+_WRAPPERS = {
+    "publish": publishing.publish,
+    "_do_on_publish": publishing.acknowledged,
+    "_handle_pubrec": publishing.received,
+    "disconnect": publishing.disconnect,
+    "_do_on_disconnect": publishing.disconnected,
+    "_handle_on_message": processing.handle_on_message,
+}
+
+_lock = threading.Lock()
+
+
+def _wrap_or_unwrap() -> None:
+    """Wraps paho's methods while there is telemetry for any client, and only then."""
+    wrapped = isinstance(vars(Client)["publish"], wrapt.FunctionWrapper)
+    needed = assignments.everyone is not None or any(assignments.single.values())
+    if needed and not wrapped:
+        for name, wrapper in _WRAPPERS.items():
+            wrapt.wrap_function_wrapper(Client, name, wrapper)
+        atexit.register(publishing.end_all_open_spans)
+    elif wrapped and not needed:
+        for name in _WRAPPERS:
+            unwrap(Client, name)
+        atexit.unregister(publishing.end_all_open_spans)
+
 
 class PahoMqttInstrumentor(BaseInstrumentor):
-    """Instruments ``paho.mqtt.client.Client``; see the module's documentation."""
+    """Instruments ``paho.mqtt.client.Client``, and so all that is built on it.
+
+    ``instrument`` and ``instrument_client`` take these options, by keyword:
+
+    tracer_provider, meter_provider
+        The providers to use; the global ones if not given.
+    publish_hook
+        Called as ``publish_hook(span, topic, payload, properties)`` before a message is published.
+    process_hook
+        Called as ``process_hook(span, message)`` before a message is handled.
+    process_spans
+        Whether paho's handlers run in a process span; True if not given. Set it to False where they hand messages over,
+        and use :func:`process_span` where these are processed.
+    process_links
+        Whether process spans are linked to the publish spans instead of being their children; False if not given.
+    destination_templates
+        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``.
+    json_envelope
+        MQTT topic filters. JSON objects on topics that match carry the trace context in the payload where there are no
+        user properties: written by clients of MQTT 3.1.1, read by all. None if not given.
+    """
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The versions of paho-mqtt that this works with."""
         return _instruments
 
     def _instrument(self, **kwargs: Any) -> None:
-        tracer = get_tracer(__name__, __version__, kwargs.get("tracer_provider"))
-        publish = wrap_publish(tracer, kwargs.get("publish_hook"))
-        handle_on_message = wrap_handle_on_message(tracer, kwargs.get("process_hook"))
-        wrapt.wrap_function_wrapper(Client, "publish", publish)
-        wrapt.wrap_function_wrapper(Client, "_do_on_publish", acknowledged)
-        wrapt.wrap_function_wrapper(Client, "_handle_pubrec", received)
-        wrapt.wrap_function_wrapper(Client, "_handle_on_message", handle_on_message)
+        telemetry = Telemetry.create(**kwargs)
+        with _lock:
+            assignments.everyone = telemetry
+            _wrap_or_unwrap()
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        for name in ("publish", "_do_on_publish", "_handle_pubrec", "_handle_on_message"):
-            unwrap(Client, name)
+        publishing.end_all_open_spans()
+        with _lock:
+            assignments.everyone = None
+            assignments.single.clear()
+            _wrap_or_unwrap()
+
+    @staticmethod
+    def instrument_client(client: Client, **options: Unpack[Options]) -> None:
+        """Instruments one client, whether or not all are: then with options of its own.
+
+        Args:
+            client: The client.
+            **options: See the class.
+
+        Raises:
+            TypeError: An option is unknown, or a single string was given for a list of topic filters.
+        """
+        telemetry = Telemetry.create(**options)
+        with _lock:
+            if assignments.single.get(client) is not None:
+                _logger.warning("Attempting to instrument a client while already instrumented")
+                return
+            assignments.single[client] = telemetry
+            _wrap_or_unwrap()
+
+    @staticmethod
+    def uninstrument_client(client: Client) -> None:
+        """Takes the instrumentation off one client, also where all are instrumented.
+
+        Args:
+            client: The client.
+        """
+        if assignments.of(client) is None:
+            _logger.warning("Attempting to uninstrument a client while already uninstrumented")
+            return
+        publishing.end_open_spans(client)
+        with _lock:
+            if assignments.everyone is None:
+                del assignments.single[client]
+            else:
+                assignments.single[client] = None
+            _wrap_or_unwrap()

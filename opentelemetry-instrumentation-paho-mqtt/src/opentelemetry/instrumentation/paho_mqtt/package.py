@@ -3,4 +3,6 @@
 
 _instruments = ("paho-mqtt >= 2.0.0, < 3.0.0",)
 
-_supports_metrics = False
+_supports_metrics = True
+
+_semconv_status = "development"

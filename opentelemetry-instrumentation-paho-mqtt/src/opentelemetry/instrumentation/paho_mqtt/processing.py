@@ -1,99 +1,298 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process span: around the handlers of one received message."""
+"""The process span: around the handling of one received message, or of a batch of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Protocol, cast
 
-from opentelemetry.context import Context, attach, detach
-from opentelemetry.instrumentation.paho_mqtt.attributes import message_attributes
-from opentelemetry.instrumentation.paho_mqtt.hooks import call_hook
+from opentelemetry.context import Context, attach, create_key, detach, get_value, set_value
+from opentelemetry.instrumentation.paho_mqtt import json_envelope
+from opentelemetry.instrumentation.paho_mqtt.conventions import (
+    MQTT_CONTEXT_SOURCE,
+    MQTT_MISSING_CONTEXT,
+    MQTT_MISSING_CONTEXT_REASON,
+    Attributes,
+    message_attributes,
+    operation_attributes,
+    payload_size,
+)
+from opentelemetry.instrumentation.paho_mqtt.failures import call_hook, error_type, never_raises, record_exception
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     UserProperties,
     missing_context_reason,
     user_properties_to_context,
 )
+from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
+from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import (
+    MESSAGING_BATCH_MESSAGE_COUNT,
+    MESSAGING_DESTINATION_NAME,
+)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
     Span,
+    SpanContext,
     SpanKind,
-    Tracer,
     get_current_span,
     set_span_in_context,
-    use_span,
 )
-from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 
-ProcessHook = Callable[[Span, MQTTMessage], None]
-
-_OPERATION = "process"
+_CURRENT_PROCESS = create_key("paho-mqtt-process")
 
 
-def _topic(message: MQTTMessage) -> str:
+class Message(Protocol):
+    """A received message: paho's ``MQTTMessage``, or that of a library built on paho."""
+
+    @property
+    def topic(self) -> object:
+        """The topic, or an object whose ``str`` it is."""
+        ...
+
+    @property
+    def payload(self) -> Any:
+        """The payload."""
+        ...
+
+    @property
+    def qos(self) -> int:
+        """The quality of service: 0, 1 or 2."""
+        ...
+
+    @property
+    def retain(self) -> bool:
+        """Whether the broker had kept the message."""
+        ...
+
+    @property
+    def properties(self) -> Any:
+        """The MQTT 5 properties, or None."""
+        ...
+
+
+class _Process(AbstractContextManager[Span]):
+    """Runs its body inside a started span and its context, once."""
+
+    def __init__(
+        self, telemetry: Telemetry, span: Span, context: Context, metric_attributes: Attributes, message: Message | None
+    ) -> None:
+        self._telemetry = telemetry
+        self._context = set_value(_CURRENT_PROCESS, self, set_span_in_context(span, context))
+        self._metric_attributes = metric_attributes
+        self._started = perf_counter()
+        self.span = span
+        self.message = message
+
+    def __enter__(self) -> Span:
+        self._token = attach(self._context)
+        hook = self._telemetry.process_hook
+        if hook is not None and self.message is not None:
+            call_hook(hook, self.span, cast(MQTTMessage, self.message))
+        return self.span
+
+    def __exit__(
+        self, exception_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        detach(self._token)
+        if isinstance(error, Exception):
+            self.failed(error)
+        self._end()
+
+    def failed(self, error: Exception) -> None:
+        """Notes an exception of the body."""
+        self._metric_attributes[ERROR_TYPE] = error_type(error)
+        record_exception(self.span, error)
+
+    @never_raises
+    def _end(self) -> None:
+        self.span.end()
+        self._telemetry.metrics.processed(perf_counter() - self._started, self._metric_attributes)
+
+
+def _topic(message: Message) -> str:
     try:
-        return message.topic
+        return encodable(str(message.topic))
     except UnicodeDecodeError:
-        return message._topic.decode("utf-8", "replace")
+        return cast(MQTTMessage, message)._topic.decode("utf-8", "replace")
 
 
-def _context_and_links(message: MQTTMessage) -> tuple[Context, list[Link], dict[str, AttributeValue]]:
-    """Where the span belongs: below the publish span, beside it, or nowhere."""
-    user_properties: UserProperties | None = getattr(message.properties, "UserProperty", None)
-    context = user_properties_to_context(user_properties)
-    publish_span = get_current_span(context).get_span_context()
-    if not publish_span.is_valid:
-        reason = missing_context_reason(user_properties)
-        return context, [], {"mqtt.missing_context": True, "mqtt.missing_context_reason": reason}
-    if message.retain:
-        # The broker kept the message: its trace may have ended days ago.
-        return set_span_in_context(INVALID_SPAN, context), [Link(publish_span)], {}
-    return context, [], {}
+def _span_context(context: Context | None = None) -> SpanContext:
+    return get_current_span(context).get_span_context()
+
+
+def _carried_context(telemetry: Telemetry | None, message: Message, topic: str) -> tuple[Context, Attributes]:
+    """The context that a message carries and where, or why there is none."""
+    fields: UserProperties = getattr(message.properties, "UserProperty", ())
+    context = user_properties_to_context(fields)
+    source = "user_properties"
+    if not _span_context(context).is_valid and telemetry is not None and telemetry.json_envelope.match(topic):
+        in_payload = json_envelope.read(message.payload)
+        if in_payload:
+            fields, context, source = in_payload, user_properties_to_context(in_payload), "json_payload"
+    if _span_context(context).is_valid:
+        return context, {MQTT_CONTEXT_SOURCE: source}
+    return context, {MQTT_MISSING_CONTEXT: True, MQTT_MISSING_CONTEXT_REASON: missing_context_reason(fields)}
+
+
+@never_raises
+def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
+    """Opens the span of one message: below its publish span, or linked to it."""
+    topic = _topic(message)
+    context, origin = _carried_context(telemetry, message, topic)
+    carried, running = _span_context(context), get_current_span()
+    links: list[Link] = []
+    if carried.is_valid and (link or message.retain):
+        links.append(Link(carried))
+        # The trace of a retained message may have ended days ago, and it is no part of what runs now.
+        context = set_span_in_context(INVALID_SPAN if message.retain else running, context)
+    elif running.get_span_context().is_valid:
+        links.append(Link(running.get_span_context()))
+    operation = telemetry.conventions.process
+    template = telemetry.conventions.templates.match(topic)
+    shared = operation_attributes(client, operation, template)
+    dup: bool = getattr(message, "dup", False)
+    described = message_attributes(client, topic, payload_size(message.payload), message.qos, message.retain, dup)
+    span = telemetry.tracer.start_span(
+        telemetry.conventions.span_name(operation, topic, template),
+        context=context,
+        kind=SpanKind.CONSUMER,
+        attributes=shared | described | origin,
+        links=links,
+    )
+    return _Process(telemetry, span, context, shared, message)
+
+
+@never_raises
+def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence[Message]) -> _Process:
+    """Opens the span of a batch: below what runs, linked to the publish span of each message."""
+    topics = {_topic(message) for message in messages}
+    topic = topics.pop() if len(topics) == 1 else ""
+    operation = telemetry.conventions.process
+    template = telemetry.conventions.templates.match(topic) if topic else None
+    shared = operation_attributes(client, operation, template)
+    described: Attributes = {MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
+    if topic:
+        described[MESSAGING_DESTINATION_NAME] = topic
+    span = telemetry.tracer.start_span(
+        telemetry.conventions.span_name(operation, topic, template),
+        kind=SpanKind.CONSUMER,
+        attributes=shared | described,
+        links=message_links(messages, client=client),
+    )
+    return _Process(telemetry, span, set_span_in_context(span), shared, None)
+
+
+def process_span(
+    message: Message, *, client: Client | None = None, links: bool = False
+) -> AbstractContextManager[Span]:
+    """Runs the handling of a message in its process span, wherever that happens: in a thread, in an asyncio task.
+
+    It is for handlers that hand messages over; instrument with ``process_spans=False`` then, so that the hand-over has
+    no span of its own.
+
+    Args:
+        message: A message as received from paho, or from a library built on it.
+        client: The client that received it: the span tells where that is connected, and has its options.
+        links: Whether the span is linked to the publish span instead of being its child. It is a child of the current
+            span then, if there is one.
+
+    Returns:
+        A context manager whose value is the span. Exceptions are recorded and go on. If the process span of this very
+        message is open already, that one; if paho is not instrumented, one that records nothing.
+    """
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_instrumentation_enabled():
+        return nullcontext(INVALID_SPAN)
+    current = get_value(_CURRENT_PROCESS)
+    if isinstance(current, _Process) and current.message is message and current.span.is_recording():
+        return nullcontext(current.span)
+    return _start(telemetry, client, message, links or telemetry.process_links) or nullcontext(INVALID_SPAN)
+
+
+def process_batch(messages: Sequence[Message], *, client: Client | None = None) -> AbstractContextManager[Span]:
+    """Runs one unit of work over several messages in one process span, linked to the publish span of each.
+
+    Args:
+        messages: Messages as received from paho, or from a library built on it.
+        client: The client that received them: the span tells where that is connected, and has its options.
+
+    Returns:
+        A context manager whose value is the span, a child of the current span if there is one. Exceptions are recorded
+        and go on. If paho is not instrumented, the span records nothing.
+    """
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_instrumentation_enabled():
+        return nullcontext(INVALID_SPAN)
+    return _start_batch(telemetry, client, messages) or nullcontext(INVALID_SPAN)
+
+
+def message_links(messages: Sequence[Message], *, client: Client | None = None) -> list[Link]:
+    """Makes the span links of a unit of work over several messages.
+
+    Args:
+        messages: Messages as received from paho, or from a library built on it.
+        client: The client that received them: its options apply.
+
+    Returns:
+        One link for each message that carries a usable context.
+    """
+    telemetry = assignments.of(client)
+    carried = [_span_context(_carried_context(telemetry, message, _topic(message))[0]) for message in messages]
+    return [Link(span_context) for span_context in carried if span_context.is_valid]
+
+
+def handle_on_message(
+    wrapped: Callable[..., None], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Wrapper for ``Client._handle_on_message``, which calls every handler of one message."""
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_instrumentation_enabled():
+        return wrapped(*args, **kwargs)
+    message: MQTTMessage = args[0]
+    _count(telemetry, client, message)
+    process = _start(telemetry, client, message, telemetry.process_links) if telemetry.process_spans else None
+    if process is None:
+        return wrapped(*args, **kwargs)
+    with process:
+        if not client.suppress_exceptions:
+            return wrapped(*args, **kwargs)
+        with _suppressed_exceptions(client, process.failed):
+            return wrapped(*args, **kwargs)
+
+
+@never_raises
+def _count(telemetry: Telemetry, client: Client, message: MQTTMessage) -> None:
+    conventions = telemetry.conventions
+    attributes = operation_attributes(client, conventions.process, conventions.templates.match(_topic(message)))
+    telemetry.metrics.delivered(attributes)
 
 
 @contextmanager
-def _attached(context: Context) -> Iterator[None]:
-    token = attach(context)
+def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) -> Generator[None]:
+    """Calls ``failed`` for each exception of a handler that paho logs instead of letting it go on.
+
+    Its log call is the only place where they can be seen; it is watched for as long as the handlers run.
+    """
+    log = client._easy_log
+    network_thread = threading.get_ident()
+
+    def watch(level: Any, message: str, *args: Any) -> None:
+        if message.startswith("Caught exception in") and threading.get_ident() == network_thread:
+            for error in args:
+                if isinstance(error, Exception):
+                    failed(error)
+        log(level, message, *args)
+
+    vars(client)["_easy_log"] = watch
     try:
         yield
     finally:
-        detach(token)
-
-
-def wrap_handle_on_message(tracer: Tracer, process_hook: ProcessHook | None) -> Callable[..., None]:
-    """Makes the wrapper for ``Client._handle_on_message``, which calls every handler of one message."""
-
-    def handle_on_message(
-        wrapped: Callable[..., None], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if not is_instrumentation_enabled():
-            return wrapped(*args, **kwargs)
-        message: MQTTMessage = args[0] if args else kwargs["message"]
-        topic = _topic(message)
-        context, links, missing = _context_and_links(message)
-        attributes = message_attributes(
-            client, _OPERATION, topic, len(message.payload), message.qos, message.retain, message.dup
-        )
-        span = tracer.start_span(
-            f"{_OPERATION} {topic}",
-            context=context,
-            kind=SpanKind.CONSUMER,
-            attributes=attributes | missing,
-            links=links,
-        )
-        # The message's context first, so that its baggage is there too.
-        with _attached(context), use_span(span, end_on_exit=True):
-            if process_hook is not None:
-                call_hook(process_hook, span, message)
-            try:
-                return wrapped(*args, **kwargs)
-            except Exception as error:
-                span.set_attribute(ERROR_TYPE, type(error).__qualname__)
-                raise
-
-    return handle_on_message
+        del vars(client)["_easy_log"]

@@ -8,6 +8,7 @@ in user properties is a de-facto convention.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,6 +17,8 @@ from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.propagate import extract, inject
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import get_current_span
+
+_logger = logging.getLogger(__name__)
 
 UserProperties = Sequence[tuple[str, str]]
 
@@ -51,7 +54,10 @@ def context_to_user_properties(context: Context | None = None) -> list[tuple[str
         Name and value pairs for ``Properties.UserProperty``. Fields without a value are left out.
     """
     carrier: dict[str, str] = {}
-    inject(carrier, context)
+    try:
+        inject(carrier, context)
+    except Exception:
+        _logger.exception("the propagator failed; the message goes out without its fields")
     return [(name, value) for name, value in carrier.items() if value]
 
 
@@ -65,7 +71,11 @@ def user_properties_to_context(user_property: UserProperties | None) -> Context:
         The remote context; an empty one if the message carries none that is usable. Never the current context, so
         that a message without one does not become a child of whatever runs at the time.
     """
-    return extract(user_property or [], Context(), _getter)
+    try:
+        return extract(user_property or [], Context(), _getter)
+    except Exception:
+        _logger.exception("the propagator failed; the message counts as one without a context")
+        return Context()
 
 
 def has_trace_context(user_property: UserProperties | None) -> bool:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trace context in JSON payloads, for MQTT 3.1.1, which has no user properties.
+
+The fields stand on the outermost object, under their W3C names, as the (discontinued) W3C note on MQTT recommends.
+This changes the payload for whoever receives it, so it is only done where the user asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from opentelemetry.instrumentation.paho_mqtt.propagation import UserProperties
+
+FIELDS = ("traceparent", "tracestate")
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object in their order, equal names included."""
+
+
+def _members(payload: object) -> _Members | None:
+    """The members of a JSON object, or None for any other payload."""
+    try:
+        text = (
+            payload
+            if isinstance(payload, str)
+            else str(payload, "utf-8")
+            if isinstance(payload, (bytes, bytearray))
+            else ""
+        )
+        # Only the outermost object matters; without its braces the payload need not be parsed.
+        parsed = json.loads(text, object_pairs_hook=_Members) if text.strip()[:1] == "{" else None
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, _Members) else None
+
+
+def read(payload: object) -> UserProperties:
+    """Reads the trace context of a payload.
+
+    Args:
+        payload: The payload as received; anything but a JSON object in UTF-8 carries no context.
+
+    Returns:
+        Name and value pairs in the form of user properties, equal names included.
+    """
+    return [(name, value) for name, value in _members(payload) or [] if name in FIELDS and isinstance(value, str)]
+
+
+def write(payload: Any, fields: UserProperties) -> Any:
+    """Writes a trace context into a payload.
+
+    The fields are inserted before the closing brace, so that every other byte stays as it was.
+
+    Args:
+        payload: The payload to publish.
+        fields: Name and value pairs; only those of W3C Trace Context are written.
+
+    Returns:
+        The payload with the fields; the same object if it is no JSON object, or has one of the fields already.
+    """
+    members = _members(payload)
+    added = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields if name in FIELDS]
+    if members is None or not added or any(name in FIELDS for name, _ in members):
+        return payload
+    insertion = (", " if members else "") + ", ".join(added)
+    if isinstance(payload, str):
+        end = payload.rindex("}")
+        return payload[:end] + insertion + payload[end:]
+    end = payload.rindex(b"}")
+    return payload[:end] + insertion.encode() + payload[end:]

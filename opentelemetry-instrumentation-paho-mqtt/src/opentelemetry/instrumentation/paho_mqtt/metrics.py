@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `messaging metrics`_ of a client.
+
+.. _messaging metrics: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-metrics/
+"""
+
+from __future__ import annotations
+
+from opentelemetry.instrumentation.paho_mqtt.conventions import Attributes
+from opentelemetry.metrics import Meter
+from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
+    MESSAGING_CLIENT_CONSUMED_MESSAGES,
+    MESSAGING_CLIENT_OPERATION_DURATION,
+    MESSAGING_CLIENT_SENT_MESSAGES,
+    MESSAGING_PROCESS_DURATION,
+)
+
+# In seconds, as the conventions specify.
+_DURATION_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
+
+
+class Metrics:
+    """The four instruments."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._sent = meter.create_counter(
+            MESSAGING_CLIENT_SENT_MESSAGES, "{message}", "Messages that the client tried to send to the broker."
+        )
+        self._consumed = meter.create_counter(
+            MESSAGING_CLIENT_CONSUMED_MESSAGES, "{message}", "Messages that were delivered to the application."
+        )
+        self._operation_duration = meter.create_histogram(
+            MESSAGING_CLIENT_OPERATION_DURATION,
+            "s",
+            "Duration of a publish, until the broker's acknowledgement.",
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
+        )
+        self._process_duration = meter.create_histogram(
+            MESSAGING_PROCESS_DURATION,
+            "s",
+            "Duration of the processing of a message or batch.",
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
+        )
+
+    def published(self, seconds: float, attributes: Attributes) -> None:
+        """Counts a message that was sent, or failed to be."""
+        self._sent.add(1, attributes)
+        self._operation_duration.record(seconds, attributes)
+
+    def delivered(self, attributes: Attributes) -> None:
+        """Counts a message that reached the application."""
+        self._consumed.add(1, attributes)
+
+    def processed(self, seconds: float, attributes: Attributes) -> None:
+        """Records how long a handler took."""
+        self._process_duration.record(seconds, attributes)

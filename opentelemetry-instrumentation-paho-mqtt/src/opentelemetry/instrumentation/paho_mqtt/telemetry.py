@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the wrappers around paho work with: the tracer, the metrics and the options, for all clients or for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+from weakref import WeakKeyDictionary
+
+from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions
+from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
+from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
+from opentelemetry.instrumentation.paho_mqtt.version import __version__
+from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.trace import Span, Tracer, TracerProvider, get_tracer
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.properties import Properties
+
+PublishHook = Callable[[Span, str, Any, Properties], None]
+ProcessHook = Callable[[Span, MQTTMessage], None]
+
+_SCOPE = "opentelemetry.instrumentation.paho_mqtt"
+
+
+class Options(TypedDict, total=False):
+    """Options of ``instrument`` and ``instrument_client``; all may be left out."""
+
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+    publish_hook: PublishHook | None
+    process_hook: ProcessHook | None
+    process_spans: bool
+    process_links: bool
+    destination_templates: Iterable[str]
+    json_envelope: Iterable[str]
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """The telemetry of all clients, or of one."""
+
+    tracer: Tracer
+    metrics: Metrics
+    conventions: Conventions
+    publish_hook: PublishHook | None
+    process_hook: ProcessHook | None
+    process_spans: bool
+    process_links: bool
+    json_envelope: TopicFilters
+
+    @classmethod
+    def create(cls, **options: Unpack[Options]) -> Telemetry:
+        """Makes it from the user's options.
+
+        Raises:
+            TypeError: An option is unknown, or a single string was given for a list of topic filters.
+        """
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+        conventions = Conventions.from_environment(options.get("destination_templates", ()))
+        schema_url = conventions.schema_url
+        tracer = get_tracer(_SCOPE, __version__, options.get("tracer_provider"), schema_url)
+        meter = get_meter(_SCOPE, __version__, options.get("meter_provider"), schema_url)
+        return cls(
+            tracer=tracer,
+            metrics=Metrics(meter),
+            conventions=conventions,
+            publish_hook=options.get("publish_hook"),
+            process_hook=options.get("process_hook"),
+            process_spans=options.get("process_spans", True),
+            process_links=options.get("process_links", False),
+            json_envelope=TopicFilters(options.get("json_envelope", ())),
+        )
+
+
+class Assignments:
+    """Which client has which telemetry: its own, else that of all clients; None is none."""
+
+    def __init__(self) -> None:
+        self.everyone: Telemetry | None = None
+        self.single: WeakKeyDictionary[Client, Telemetry | None] = WeakKeyDictionary()
+
+    def of(self, client: Client | None) -> Telemetry | None:
+        """The telemetry of a client."""
+        if client is None or not self.single:
+            return self.everyone
+        return self.single.get(client, self.everyone)
+
+
+assignments = Assignments()

@@ -1,0 +1,97 @@
+"""Which conventions names follow, and templates of topics."""
+
+import socket
+from collections.abc import Callable
+
+import paho.mqtt.client as mqtt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions, payload_size
+from opentelemetry.instrumentation.paho_mqtt.text import encodable
+from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
+
+Connect = Callable[..., mqtt.Client]
+
+
+@pytest.fixture(params=["messaging", "http, messaging", "messaging/dup"])
+def newest_conventions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", request.param)
+
+
+@pytest.mark.usefixtures("newest_conventions")
+def test_the_newest_conventions(connect: Connect, instrument, spans, topic, inbox):
+    instrument(destination_templates=["tests/#"])
+    connect(topic, on_message=inbox).publish(topic, qos=1)
+    for span, operation in ((spans.published()[0], "send"), (spans.processed()[0], "process")):
+        assert span.name == f"{operation} tests/#"
+        assert span.attributes["messaging.operation.name"] == operation
+        assert span.attributes["messaging.operation.type"] == operation
+        assert span.attributes["messaging.destination.template"] == "tests/#"
+        assert span.attributes["messaging.destination.name"] == topic
+        assert span.instrumentation_scope.schema_url.endswith("/1.44.0")
+
+
+@pytest.mark.usefixtures("newest_conventions")
+def test_the_newest_conventions_put_no_topic_into_a_span_name(connect: Connect, instrument, spans, topic, inbox):
+    instrument()
+    connect(topic, on_message=inbox).publish(topic, qos=1)
+    assert (spans.published()[0].name, spans.processed()[0].name) == ("send", "process")
+
+
+def test_the_default_conventions(connect: Connect, instrument, spans, topic, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    instrument(destination_templates=["tests/#"])
+    connect().publish(topic, qos=1)
+    (span,) = spans.published()
+    assert span.name == f"publish {topic}"
+    assert span.attributes["messaging.destination.template"] == "tests/#"
+    assert span.instrumentation_scope.name == "opentelemetry.instrumentation.paho_mqtt"
+    assert span.instrumentation_scope.schema_url.endswith("/1.27.0")
+
+
+def test_a_message_without_a_topic_has_the_operation_as_its_span_name():
+    assert Conventions.from_environment([]).span_name("publish", "", None) == "publish"
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+@pytest.mark.usefixtures("instrumented")
+def test_a_unix_socket_has_no_port(spans, topic):
+    try:
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, transport="unix")
+    except ValueError:
+        pytest.skip("paho-mqtt 2.1 introduced it")
+    client.connect_async("/run/mosquitto.sock")
+    client.publish(topic)
+    (span,) = spans.published()
+    assert span.attributes["server.address"] == "/run/mosquitto.sock"
+    assert "server.port" not in span.attributes
+
+
+@pytest.mark.parametrize(
+    ("filters", "topic", "match"),
+    [
+        ([], "a", None),
+        (["a/+"], "b/c", None),
+        (["a/+", "a/#", "#"], "a/b", "a/+"),
+        (["#", "a/+"], "a/b", "#"),
+        (["a/#"], "a", "a/#"),
+        (["#"], "$SYS/broker", None),
+        (["a/b", "a/b"], "a/b", "a/b"),
+    ],
+)
+def test_the_first_filter_that_matches(filters, topic, match):
+    assert TopicFilters(filters).match(topic) == match
+
+
+@pytest.mark.parametrize(
+    ("payload", "size"),
+    [(None, 0), (b"ab", 2), (bytearray(b"ab"), 2), ("ä", 2), ("ab", 2), (17, 2), (1.5, 3), (object(), 0)],
+)
+def test_the_size_of_a_payload(payload, size):
+    assert payload_size(payload) == size
+
+
+@given(st.text(st.characters()))
+def test_any_text_is_made_encodable(text):
+    assert len(encodable(text).encode("utf-8").decode()) == len(text)

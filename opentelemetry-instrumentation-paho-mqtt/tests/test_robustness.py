@@ -1,0 +1,130 @@
+"""Telemetry that fails: paho and the message go on as if there were none."""
+
+from collections.abc import Callable
+
+import paho.mqtt.client as mqtt
+import pytest
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span
+from opentelemetry.propagators.textmap import TextMapPropagator, default_getter, default_setter
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
+from opentelemetry.trace import SpanKind, TraceFlags
+
+Connect = Callable[..., mqtt.Client]
+
+
+class FailingSampler(Sampler):
+    """Fails to decide."""
+
+    def should_sample(self, *args, **kwargs):
+        """Fails."""
+        raise RuntimeError("sampler")
+
+    def get_description(self):
+        """Has a name."""
+        return "failing"
+
+
+class FailingProcessor(SpanProcessor):
+    """Fails when a span ends."""
+
+    def on_end(self, span):
+        """Fails."""
+        raise RuntimeError("processor")
+
+
+class FailingPropagator(TextMapPropagator):
+    """Fails in both directions."""
+
+    def inject(self, carrier, context=None, setter=default_setter):
+        """Fails."""
+        raise RuntimeError("inject")
+
+    def extract(self, carrier, context=None, getter=default_getter) -> Context:
+        """Fails."""
+        raise RuntimeError("extract")
+
+    @property
+    def fields(self) -> set[str]:
+        """Has none."""
+        return set()
+
+
+def failing_processor() -> TracerProvider:
+    provider = TracerProvider()
+    provider.add_span_processor(FailingProcessor())
+    return provider
+
+
+@pytest.fixture
+def failing_propagator():
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(FailingPropagator())
+    yield
+    propagate.set_global_textmap(before)
+
+
+def exchange(connect: Connect, topic, inbox) -> None:
+    client = connect(topic, on_message=inbox)
+    for qos in (0, 1, 2):
+        client.publish(topic, str(qos), qos=qos)
+    assert sorted(message.payload for message in inbox.wait_for(3)) == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("provider", [lambda: TracerProvider(sampler=FailingSampler()), failing_processor])
+def test_failing_parts_of_the_sdk(connect: Connect, instrument, topic, inbox, caplog, provider):
+    instrument(tracer_provider=provider())
+    exchange(connect, topic, inbox)
+    for opened in (process_span(inbox.messages[0]), process_batch(inbox.messages)):
+        with opened:
+            pass
+    assert "failed; the message goes on without" in caplog.text
+
+
+@pytest.mark.usefixtures("failing_propagator", "instrumented")
+def test_a_failing_propagator_costs_no_message_and_no_span(connect: Connect, spans, topic, inbox):
+    exchange(connect, topic, inbox)
+    spans.published(3)
+    spans.processed(3)
+
+
+def test_unsampled_spans_still_carry_their_context(connect: Connect, instrument, topic, inbox):
+    instrument(tracer_provider=TracerProvider(sampler=ALWAYS_OFF))
+    exchange(connect, topic, inbox)
+    for message in inbox.messages:
+        flags = dict(message.properties.UserProperty)["traceparent"].rpartition("-")[2]
+        assert int(flags, 16) & TraceFlags.SAMPLED == 0
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_wrong_arguments_are_for_paho_to_name(spans):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    with pytest.raises(TypeError, match=r"publish\(\)"):
+        client.publish()
+    with pytest.raises(TypeError, match="unknown"):
+        client.publish("topic", unknown=1)
+    assert spans.started == 0
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("topic", ["\ud800", "", "a\0b", "x" * 70_000, None, b"bytes", "ä/ö"])
+def test_any_topic_is_published_as_without_instrumentation_and_can_be_exported(spans, topic):
+    def outcome(client: mqtt.Client):
+        try:
+            return client.publish(topic, qos=0).rc
+        except Exception as error:
+            return type(error)
+
+    raw = outcome(uninstrumented())
+    assert outcome(mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)) is raw
+    encode_spans(spans.wait_for(1, SpanKind.PRODUCER))
+
+
+def uninstrumented() -> mqtt.Client:
+    class Raw(mqtt.Client):
+        publish = mqtt.Client.publish.__wrapped__
+
+    return Raw(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
