@@ -15,6 +15,7 @@ fill() { # copies $1 to $2 with the values put in
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
         -e "s|@MQTT_PRODUCER_USERNAME@|$MQTT_PRODUCER_USERNAME|g" \
         -e "s|@MQTT_CONSUMER_USERNAME@|$MQTT_CONSUMER_USERNAME|g" \
+        -e "s|@MQTT_OPERATOR_USERNAME@|$MQTT_OPERATOR_USERNAME|g" \
         -e "s|@USER@|$(id -un)|g" \
         -e "s|@STATE@|$state|g" -e "s|@DATA@|$data|g" "$1" >"$2"
 }
@@ -22,12 +23,13 @@ fill "$config/mosquitto.conf" "$state/mosquitto.conf"
 fill "$config/acl" "$state/acl"
 
 printf '%s:%s\n' "$MQTT_PRODUCER_USERNAME" "$MQTT_PRODUCER_PASSWORD" \
-    "$MQTT_CONSUMER_USERNAME" "$MQTT_CONSUMER_PASSWORD" >"$state/passwords"
+    "$MQTT_CONSUMER_USERNAME" "$MQTT_CONSUMER_PASSWORD" \
+    "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" >"$state/passwords"
 mosquitto_passwd -U "$state/passwords"
 
 # What the health check logs in with (mosquitto_sub reads it from $XDG_CONFIG_HOME).
-printf -- '-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_CONSUMER_USERNAME" "$MQTT_CONSUMER_PASSWORD" \
+printf -- '-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" \
     >"$state/mosquitto_sub"
 
-unset MQTT_PRODUCER_PASSWORD MQTT_CONSUMER_PASSWORD
+unset MQTT_PRODUCER_PASSWORD MQTT_CONSUMER_PASSWORD MQTT_OPERATOR_PASSWORD
 exec mosquitto -c "$state/mosquitto.conf"

@@ -52,7 +52,7 @@ def test_a_service_that_is_told_to_stop_flushes_and_exits_with_0_within_5_second
     stack.up()
     # With a minute between exports, what the backend gets of this part is what its shutdown flushed.
     kind = {"producer": "Producer", "consumer": "Consumer", "echo": "Server"}[part]
-    eventually(lambda: stack.runtime.log_text("consumer").count("processed a reading") > 20)
+    eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > 20)
     pid = stack.pid(part)
     # supervisor would start it again; it is to see the exit code.
     with stack.runtime._supervisor() as supervisor:
@@ -83,8 +83,8 @@ def test_a_service_stops_in_time_while_the_collector_hangs(new_stack: Callable[.
     collector = stack.pid("collector")
     os.kill(collector, signal.SIGSTOP)  # accepts connections, never answers
     try:
-        count = stack.runtime.log_text("consumer").count("processed a reading")
-        eventually(lambda: stack.runtime.log_text("consumer").count("processed a reading") > count + 30)
+        count = stack.runtime.log_text("consumer").count("processed reading")
+        eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > count + 30)
         started = time.monotonic()
         stack.stop_part(part)
         assert time.monotonic() - started < 5

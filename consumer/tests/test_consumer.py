@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.__main__ import message_id
+from consumer.processing import message_id
 from consumer.settings import Settings
 from service import load_settings
 

@@ -58,3 +58,14 @@ def test_no_body_is_answered_with_500(body: bytes) -> None:
 @given(st.dictionaries(st.sampled_from(list(READING)), st.text() | st.integers() | st.floats() | st.none()))
 def test_no_json_is_answered_with_500(changed: dict[str, object]) -> None:
     assert post(json.dumps(READING | changed).encode())[0] < 500
+
+
+def test_an_array_of_readings_comes_back() -> None:
+    answer = client.post("/echo", json=[READING, READING])
+    assert (answer.status_code, answer.json()) == (200, [READING, READING])
+
+
+def test_one_wrong_reading_refuses_the_whole_array() -> None:
+    status, text = post(json.dumps([READING, READING | {"sequence": -1}]).encode())
+    assert status == 422
+    assert "sequence" in text

@@ -4,7 +4,6 @@ from datetime import datetime
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -52,8 +51,14 @@ def test_drift_pulls_back(value: float) -> None:
     assert abs(mean - 21.0) <= abs(value - 21.0) + 0.2
 
 
+ACCEPTED = SimpleNamespace(is_failure=False)
+
+
 class FakeClient:
     """A client that acknowledges when it is told to."""
+
+    def max_queued_messages_set(self, size: int) -> None:
+        self.size = size
 
     on_publish: Any = None
     rc = MQTT_ERR_SUCCESS
@@ -64,27 +69,32 @@ class FakeClient:
 
 def test_the_outbox_waits_for_every_acknowledgement() -> None:
     client: Any = FakeClient()
-    outbox = Outbox(client)
+    outbox = Outbox(client, 10)
     outbox.publish("t", "1")
     outbox.publish("t", "2")
-    client.on_publish(client, None, 1, None, None)
+    client.on_publish(client, None, 1, ACCEPTED, None)
     assert not outbox.wait_empty(0.01)
-    client.on_publish(client, None, 2, None, None)
+    client.on_publish(client, None, 2, ACCEPTED, None)
     assert outbox.wait_empty(0.01)
 
 
 def test_the_outbox_does_not_wait_for_what_was_refused() -> None:
     client: Any = FakeClient()
     client.rc = MQTT_ERR_QUEUE_SIZE
-    outbox = Outbox(client)
+    outbox = Outbox(client, 10)
     outbox.publish("t", "1")
     assert outbox.wait_empty(0.01)
 
 
 def test_an_acknowledgement_before_publish_returns_is_counted() -> None:
     client: Any = FakeClient()
-    client.publish = Mock(side_effect=lambda *_, **__: client.on_publish(client, None, 1) or SimpleNamespace(rc=0))
-    outbox = Outbox(client)
+
+    def publish(*_: object, **__: object) -> SimpleNamespace:
+        client.on_publish(client, None, 1, ACCEPTED)
+        return SimpleNamespace(rc=0)
+
+    client.publish = publish
+    outbox = Outbox(client, 10)
     outbox.publish("t", "1")
     assert outbox.wait_empty(0.01)
 

@@ -3,24 +3,26 @@
 from pathlib import Path
 
 from pydantic import Field, HttpUrl, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import Port
+from service import BrokerSettings
 
 
-class Settings(BaseSettings):
+class Settings(BrokerSettings):
     """Each field is the environment variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
-
-    mqtt_host: str = "127.0.0.1"
-    mqtt_port: Port = 1883
     mqtt_consumer_username: str = "consumer"
     mqtt_consumer_password: SecretStr = SecretStr("consumer-secret")
+    mqtt_client_id: str = Field(default="consumer", min_length=1, description="a name that no other client has")
     topic_filter: str = Field(
         default="sensors/+/reading", min_length=1, description="an MQTT topic filter, such as sensors/+/reading"
     )
     echo_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8080/echo"), description="a URL, such as http://127.0.0.1:8080/echo"
     )
+    echo_timeout_seconds: float = Field(default=3.0, gt=0, le=60, description="seconds, up to 60")
+    retry_seconds: float = Field(default=60.0, ge=0, le=86_400, description="seconds, 0 to 86400")
+    workers: int = Field(default=4, ge=1, le=64, description="a number of threads, 1 to 64")
+    queue_size: int = Field(default=200, ge=1, le=65_535, description="a number of messages, 1 to 65535")
+    batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
+    batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)

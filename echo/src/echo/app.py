@@ -21,6 +21,9 @@ class Reading(BaseModel):
     humidity_pct: FiniteFloat
 
 
+Batch = Annotated[list[Reading], Field(min_length=1, max_length=1000)]
+
+
 class Health(BaseModel):
     """That the service answers."""
 
@@ -31,9 +34,9 @@ app = FastAPI(title="echo", description="Answers each reading it is sent.")
 
 
 @app.post("/echo")
-async def echo(reading: Reading) -> Reading:
-    """Sends the reading back."""
-    return reading
+async def echo(readings: Reading | Batch) -> Reading | Batch:
+    """Sends the reading back, or an array of them."""
+    return readings
 
 
 @app.get("/healthz")

@@ -24,6 +24,9 @@ from telemetry import setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
 
+# No acknowledgement for so long, on a connection that stands, is no ordinary delay.
+STALL_SECONDS = 10.0
+
 
 def set_message_id(span: Span, topic: str, payload: str, properties: Properties) -> None:
     """Publish hook: names the reading on its span."""
@@ -45,14 +48,15 @@ def on_connect(client: mqtt.Client, userdata: None, flags: mqtt.ConnectFlags, re
         log.info("connected to the broker")
 
 
-def connect(settings: Settings, client_id: str) -> mqtt.Client:
-    """Starts a client that connects in the background, and again whenever the connection is lost."""
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
-    client.username_pw_set(settings.mqtt_producer_username, settings.mqtt_producer_password.get_secret_value())
-    client.reconnect_delay_set(min_delay=1, max_delay=30)
+def new_client(settings: Settings, client_id: str) -> mqtt.Client:
+    """Makes the client that publishes the readings."""
+    client = settings.new_client(
+        client_id,
+        settings.mqtt_producer_username,
+        settings.mqtt_producer_password,
+        mqtt_5=settings.mqtt_protocol == "5",
+    )
     client.on_connect = on_connect
-    client.connect_async(settings.mqtt_host, settings.mqtt_port)
-    client.loop_start()
     return client
 
 
@@ -61,30 +65,38 @@ def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: Sto
     sensors = [Sensor(f"sensor-{number:03}") for number in range(1, settings.devices + 1)]
     pause = settings.interval_seconds / len(sensors)
     due = time.monotonic()
-    published = 0
+    turn = 0
     while not stop.wait(min(1.0, max(0.0, due - time.monotonic()))):
-        if client.is_connected():
+        if client.is_connected() and outbox.stalled_seconds < STALL_SECONDS:
             settings.health_file.touch()
         if time.monotonic() < due:
             continue
-        sensor = sensors[published % len(sensors)]
+        sensor = sensors[turn % len(sensors)]
         outbox.publish(sensor.topic, sensor.read())
-        published += 1
+        turn += 1
         due += pause
-    log.info("stopping after %d readings", published)
+    log.info("stopping after %d readings", outbox.published)
 
 
 def main() -> int:
     """Runs the fleet, or publishes one reading with ``--once``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="producer", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="producer", description="Publishes the readings of a fleet of simulated sensors."
+    )
     parser.add_argument("--once", action="store_true", help="publish one reading, print its trace id, and stop")
     once: bool = parser.parse_args().once
     settings = load_settings(Settings)
     stop = StopSignal()
     setup_telemetry("producer")
-    PahoMqttInstrumentor().instrument(publish_hook=print_trace_id if once else set_message_id)
-    client = connect(settings, client_id=f"producer-once-{uuid4()}" if once else "producer")
-    outbox = Outbox(client)
+    PahoMqttInstrumentor().instrument(
+        publish_hook=print_trace_id if once else set_message_id,
+        json_envelope=settings.json_envelope("sensors/+/reading"),
+    )
+    client = new_client(settings, f"producer-once-{uuid4()}" if once else "producer")
+    outbox = Outbox(client, settings.buffer_size)
+    # In the background: the broker may be away now or later.
+    client.connect_async(settings.mqtt_host, settings.mqtt_port)
+    client.loop_start()
     try:
         if once:
             sensor = Sensor("sensor-001")

@@ -1,24 +1,22 @@
 """The producer's settings."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import Port
+from service import BrokerSettings
 
 
-class Settings(BaseSettings):
+class Settings(BrokerSettings):
     """Each field is the environment variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
-
-    mqtt_host: str = "127.0.0.1"
-    mqtt_port: Port = 1883
     mqtt_producer_username: str = "producer"
     mqtt_producer_password: SecretStr = SecretStr("producer-secret")
+    mqtt_protocol: Literal["5", "3.1.1"] = Field(default="5", description="5 or 3.1.1")
     devices: int = Field(default=3, ge=1, le=100_000, description="a number of sensors, 1 to 100000")
     interval_seconds: float = Field(
         default=2.0, ge=0.01, le=86_400, description="the seconds between two readings of a sensor, 0.01 to 86400"
     )
+    buffer_size: int = Field(default=10_000, ge=1, le=1_000_000, description="a number of messages, 1 to 1000000")
     health_file: Path = Field(default=Path("/tmp/producer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)

@@ -1,6 +1,7 @@
-"""What every service of the stack needs beside its work: checked settings, a stop signal, a heartbeat."""
+"""What every service of the stack needs beside its work: checked settings, a way to the broker, a signal to stop by."""
 
+from service.broker import BrokerSettings
 from service.settings import Port, load_settings
 from service.stop import StopSignal
 
-__all__ = ["Port", "StopSignal", "load_settings"]
+__all__ = ["BrokerSettings", "Port", "StopSignal", "load_settings"]

@@ -87,6 +87,8 @@ def _mosquitto(settings: Settings) -> Part:
             "MQTT_PRODUCER_PASSWORD": settings.mqtt_producer_password.get_secret_value(),
             "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
             "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
+            "MQTT_OPERATOR_USERNAME": settings.mqtt_operator_username,
+            "MQTT_OPERATOR_PASSWORD": settings.mqtt_operator_password.get_secret_value(),
         },
         healthy=lambda: _broker_delivers(state),
         wave=1,
@@ -231,7 +233,7 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
 
 
 def _broker_delivers(state: Path) -> bool:
-    """Whether the broker lets the consumer's user in and delivers to it."""
+    """Whether the broker lets the operator in and delivers."""
     environment = {**os.environ, "XDG_CONFIG_HOME": str(state)}
     command = ["mosquitto_sub", "-t", "$SYS/broker/uptime", "-C", "1", "-W", "2"]
     return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0

@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     mqtt_producer_password: Password = SecretStr("producer-secret")
     mqtt_consumer_username: Username = "consumer"
     mqtt_consumer_password: Password = SecretStr("consumer-secret")
+    mqtt_operator_username: Username = "operator"
+    mqtt_operator_password: Password = SecretStr("operator-secret")
 
     scout_client_id: str | None = None
     scout_client_secret: SecretStr | None = None

@@ -1,0 +1,79 @@
+"""The way to echo: pooled connections, and patience while it is away."""
+
+import json
+import threading
+
+import requests
+from requests.adapters import HTTPAdapter
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from consumer.settings import Settings
+
+
+class UnavailableError(Exception):
+    """Echo did not do its work; it may later."""
+
+
+class RefusedError(Exception):
+    """Echo does not want this reading, now or later."""
+
+
+class Echo:
+    """Sends readings to echo.
+
+    Args:
+        settings: Where it is, and how long to wait for it.
+        stop: Ends the waiting.
+    """
+
+    def __init__(self, settings: Settings, stop: threading.Event) -> None:
+        self._url = str(settings.echo_url)
+        self._timeout_seconds = settings.echo_timeout_seconds
+        self._http = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, HTTPAdapter(pool_maxsize=settings.workers))
+        self._patiently = Retrying(
+            retry=retry_if_exception_type(UnavailableError),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            stop=stop_after_delay(settings.retry_seconds) | stop_when_event_set(stop),
+            sleep=sleep_using_event(stop),
+            reraise=True,
+        )
+
+    def send(self, payload: bytes, idempotency_key: str | None) -> None:
+        """Sends a reading, or a JSON array of them, until echo has taken it.
+
+        Args:
+            payload: The JSON to send.
+            idempotency_key: The same for each attempt, so that echo can tell a repetition.
+
+        Raises:
+            RefusedError: If echo refuses it (4xx).
+            UnavailableError: If echo is still away, failing or talking nonsense when patience is at its end.
+        """
+        self._patiently.copy()(self._post, payload, idempotency_key)
+
+    def _post(self, payload: bytes, idempotency_key: str | None) -> None:
+        headers = {"Content-Type": "application/json"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        try:
+            response = self._http.post(self._url, data=payload, headers=headers, timeout=self._timeout_seconds)
+        except requests.RequestException as error:
+            raise UnavailableError(f"echo did not answer: {error}") from error
+        status = response.status_code
+        if status in (408, 429) or status >= 500:
+            raise UnavailableError(f"echo answered {status}")
+        if not response.ok:
+            raise RefusedError(f"echo answered {status}: {response.text[:500]}")
+        try:
+            json.loads(response.content)
+        except (ValueError, RecursionError):
+            raise UnavailableError(f"echo answered {status}, but no JSON") from None

@@ -1,0 +1,93 @@
+"""The network side: it only hands over, so it is never late to answer the broker."""
+
+import logging
+import time
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from consumer.acknowledgements import Acknowledgements
+from consumer.settings import Settings
+from consumer.workers import Workers
+
+log = logging.getLogger(__name__)
+
+# How long the broker keeps readings for a consumer that is away.
+SESSION_EXPIRY_SECONDS = 3600
+# Mosquitto publishes its uptime every ten seconds: who hears nothing for so long has lost more than a connection.
+UPTIME = "$SYS/broker/uptime"
+SILENCE_SECONDS = 30.0
+# Counts what the broker threw away because a queue was full.
+DROPPED = "$SYS/broker/publish/messages/dropped"
+
+
+class Subscription:
+    """Subscribes the client and hands what arrives to the workers."""
+
+    def __init__(
+        self, settings: Settings, client: mqtt.Client, workers: Workers, acknowledgements: Acknowledgements
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._workers = workers
+        self._acknowledgements = acknowledgements
+        self._subscribed = False
+        self._heard = time.monotonic()
+        self._dropped: int | None = None
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+
+    @property
+    def healthy(self) -> bool:
+        """Subscribed, and the broker was heard of lately; paho's ``is_connected()`` knows neither."""
+        return self._subscribed and not self.silent
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing at all has come for too long."""
+        return time.monotonic() - self._heard > SILENCE_SECONDS
+
+    def connect(self) -> None:
+        """Connects in the background, to a session that outlives the connection."""
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = SESSION_EXPIRY_SECONDS
+        # The broker holds back what goes beyond.
+        properties.ReceiveMaximum = self._settings.queue_size
+        host, port = self._settings.mqtt_host, self._settings.mqtt_port
+        self._client.connect_async(host, port, clean_start=False, properties=properties)
+        self._client.loop_start()
+
+    def _on_connect(self, client: mqtt.Client, userdata: None, flags: Any, reason_code: Any, properties: Any) -> None:
+        if reason_code.is_failure:
+            log.error("the broker refuses the connection: %s", reason_code)
+        else:
+            self._heard = time.monotonic()
+            client.subscribe([(self._settings.topic_filter, 1), (UPTIME, 0), (DROPPED, 0)])
+
+    def _on_subscribe(self, client: mqtt.Client, userdata: None, mid: int, reason_codes: Any, properties: Any) -> None:
+        self._subscribed = not reason_codes[0].is_failure
+        if self._subscribed:
+            log.info("subscribed to %s", self._settings.topic_filter)
+        else:
+            log.error("the broker refuses the subscription to %s: %s", self._settings.topic_filter, reason_codes[0])
+
+    def _on_disconnect(self, *_: object) -> None:
+        self._subscribed = False
+        self._heard = time.monotonic()
+        self._acknowledgements.connection_lost()
+
+    def _on_message(self, client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
+        self._heard = time.monotonic()
+        if message.topic == DROPPED:
+            self._on_dropped(int(message.payload))
+        elif message.topic != UPTIME and (delivery := self._acknowledgements.arrived(message)) is not None:
+            self._workers.submit(delivery)
+
+    def _on_dropped(self, count: int) -> None:
+        if self._dropped is not None and count > self._dropped:
+            log.error("the broker has dropped %d messages: a queue was full", count - self._dropped)
+        self._dropped = count

@@ -1,0 +1,46 @@
+"""How a service reaches the broker."""
+
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.settings import Port
+
+
+class BrokerSettings(BaseSettings):
+    """The settings of every service that speaks MQTT; each field is the variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
+    mqtt_host: str = "127.0.0.1"
+    mqtt_port: Port = 1883
+    mqtt_tls: bool = Field(default=False, description="1 or 0")
+    mqtt_ca_file: Path | None = Field(default=None, description="a path of a file with the authority's certificate")
+    mqtt_json_envelope: bool = Field(default=False, description="1 or 0")
+
+    def json_envelope(self, *topic_filters: str) -> tuple[str, ...]:
+        """The filters of the topics whose payloads carry the trace context: none, unless asked for."""
+        return topic_filters if self.mqtt_json_envelope else ()
+
+    def new_client(
+        self, client_id: str, username: str, password: SecretStr, *, mqtt_5: bool = True, manual_ack: bool = False
+    ) -> mqtt.Client:
+        """Makes a client that will connect, and connect again whenever the connection is lost.
+
+        Args:
+            client_id: Its name at the broker; what is kept for it while it is away goes by this name.
+            username: The broker's user.
+            password: The user's password.
+            mqtt_5: Whether it speaks MQTT 5; else MQTT 3.1.1, which has no user properties.
+            manual_ack: Whether messages are acknowledged by the program, not by paho.
+        """
+        protocol = mqtt.MQTTv5 if mqtt_5 else mqtt.MQTTv311
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol, manual_ack=manual_ack)
+        client.username_pw_set(username, password.get_secret_value())
+        client.reconnect_delay_set(min_delay=1, max_delay=30)
+        if self.mqtt_tls:
+            client.tls_set(ca_certs=str(self.mqtt_ca_file) if self.mqtt_ca_file else None)
+        return client
