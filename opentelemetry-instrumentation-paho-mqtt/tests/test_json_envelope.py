@@ -21,7 +21,11 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=4), st.sampled_from([None, 2]), st.sampled_from([str, str.encode, bytearray]))
+@given(
+    st.dictionaries(st.text(), JSON, max_size=4),
+    st.sampled_from([None, 2]),
+    st.sampled_from([str, str.encode, bytearray]),
+)
 def test_what_is_written_is_read_and_all_else_stays_as_it_was(document, indent, kind):
     text = json.dumps(document, indent=indent, ensure_ascii=kind is str)
     try:
