@@ -1,0 +1,96 @@
+"""Runs the tests on each supported Python that the machine has, with each supported paho-mqtt.
+
+Everything but paho-mqtt, and aiomqtt that depends on its version, has the version that the lock file names.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from uv import find_uv_bin
+
+PACKAGE = Path(__file__).parents[1]
+LOCK = PACKAGE.parent / "requirements" / "dev.txt"
+PYTHONS = ["3.11", "3.12", "3.13"]
+PAHO_VERSIONS = ["2.0.0", "2.1.0", "2.2.0"]
+NEEDED = [
+    "aiomqtt",
+    "hatchling",
+    "hypothesis",
+    "opentelemetry-distro",
+    "opentelemetry-exporter-otlp-proto-common",
+    "opentelemetry-sdk",
+    "pytest",
+    "pytest-timeout",
+    "uv",
+]
+
+
+def find_python(version: str) -> str | None:
+    """The interpreter of a version such as ``3.12``: from PATH or pyenv, or None."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = shutil.which(f"python{version}")
+    # A pyenv shim is on PATH for each version that pyenv has, whether or not that version is switched on.
+    if found is not None and "shims" not in Path(found).parts:
+        return found
+    return next((str(python) for python in sorted(pyenv.glob(f"{version}.*/bin/python"))), None)
+
+
+def run(python: str, paho: str, pytest_arguments: list[str]) -> bool:
+    """Runs the tests in an environment of their own; tells whether they passed."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = Path(folder) / "venv"
+        uv = [find_uv_bin(), "--quiet"]
+        subprocess.run([*uv, "venv", "--python", python, str(environment)], check=True)
+        executable = environment / "bin" / "python"
+        install = [*uv, "pip", "install", "--python", str(executable)]
+        constraints = Path(folder) / "constraints.txt"
+        pins = [line.split(" \\")[0] for line in LOCK.read_text().splitlines() if "==" in line]
+        constraints.write_text("\n".join(pin for pin in pins if not pin.startswith(("aiomqtt==", "paho-mqtt=="))))
+        subprocess.run([*install, "-c", str(constraints), f"paho-mqtt=={paho}", str(PACKAGE), *NEEDED], check=True)
+        # Not the workspace's configuration: it measures the coverage of all packages.
+        command = [
+            str(executable),
+            "-m",
+            "pytest",
+            "-q",
+            "--import-mode=importlib",
+            "-c",
+            os.devnull,
+            "-p",
+            "no:cacheprovider",
+        ]
+        return (
+            subprocess.run([*command, *pytest_arguments, str(PACKAGE / "tests")], cwd=folder, check=False).returncode
+            == 0
+        )
+
+
+def main() -> int:
+    """Runs all combinations; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--python", action="append", help=f"a Python version; all of {', '.join(PYTHONS)} by default")
+    parser.add_argument(
+        "--paho", action="append", help=f"a paho-mqtt version; all of {', '.join(PAHO_VERSIONS)} by default"
+    )
+    arguments, pytest_arguments = parser.parse_known_args()
+    passed = True
+    for version, paho in itertools.product(arguments.python or PYTHONS, arguments.paho or PAHO_VERSIONS):
+        python = find_python(version)
+        if python is None:
+            sys.stdout.write(f"Python {version}, paho-mqtt {paho}: skipped, this machine has no such Python\n")
+            continue
+        succeeded = run(python, paho, pytest_arguments)
+        sys.stdout.write(f"Python {version}, paho-mqtt {paho}: {'passed' if succeeded else 'FAILED'}\n")
+        sys.stdout.flush()
+        passed = passed and succeeded
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""The Docker runtime: what its files promise, and, where an engine answers, the stack in containers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import Stack
+from stack.docker import INTERNAL_PORTS, engine_answers
+from stack.settings import ROOT, SCOUT_VARIABLES, Settings
+
+FILES = [ROOT / "docker-compose.yml", ROOT / "scout-local" / "on" / "compose.yml"]
+SERVICES: dict[str, dict[str, Any]] = {
+    name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
+}
+DOCKERFILES = sorted(ROOT.glob("*/Dockerfile"))
+PARTS = {"mosquitto", "collector", "issuer", "gateway", "viewer", "echo", "consumer", "producer"}
+
+needs_engine = pytest.mark.skipif(not engine_answers(), reason="no Docker engine answers")
+
+
+def test_there_is_a_container_for_each_part() -> None:
+    assert set(SERVICES) == PARTS
+
+
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_a_container_can_do_no_more_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["healthcheck"]["test"]
+    assert service["restart"] == "unless-stopped"
+    assert not {"privileged", "cap_add", "user", "network_mode", "pid"} & set(service)
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_images_are_pinned_and_run_by_another_user_than_root(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    images = re.findall(r"^(?:FROM |COPY --from=)(\S+)", text, re.M)
+    stages = re.findall(r"^FROM \S+ AS (\S+)", text, re.M)
+    for image in set(images) - set(stages):
+        assert re.search(r":v?\d+\.\d+[^:]*$", image), image
+    users = re.findall(r"^USER (\d+):\d+$", text, re.M)
+    assert users
+    assert users[-1] != "0"
+
+
+def test_the_collector_is_of_the_same_release_in_both_runtimes() -> None:
+    built = yaml.safe_load((ROOT / "collector" / "builder.yaml").read_text())["dist"]["version"]
+    dockerfile = (ROOT / "collector" / "Dockerfile").read_text()
+    assert f"FROM otel/opentelemetry-collector-contrib:{built}\n" in dockerfile
+
+
+def test_variables_and_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    found = re.findall(r"\$\{([A-Z_]+):-([^{}$]*)\}", "".join(file.read_text() for file in FILES))
+    values = {name.lower(): value for name, value in found if name.lower() in Settings.model_fields}
+    of_scout = {name.lower() for name in SCOUT_VARIABLES}
+    of_local_runtime = {"runtime", "run_dir", *map(str.lower, INTERNAL_PORTS)}
+    assert set(values) - of_scout == set(Settings.model_fields) - of_scout - of_local_runtime
+    given = {name: value for name, value in values.items() if name not in of_scout}
+    assert Settings(_env_file=None, **given) == Settings(_env_file=None)  # pyright: ignore[reportCallIssue, reportArgumentType] (pydantic-settings parses them)
+
+
+def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
+    holders: dict[str, set[str]] = {}
+    for name, service in SERVICES.items():
+        for variable in service.get("environment", {}):
+            if re.search("PASSWORD|SECRET", variable):
+                holders.setdefault(variable, set()).add(name)
+    assert holders == {
+        "MQTT_PRODUCER_PASSWORD": {"mosquitto", "producer"},
+        "MQTT_CONSUMER_PASSWORD": {"mosquitto", "consumer"},
+        "SCOUT_CLIENT_SECRET": {"collector"},
+        "LOCAL_SCOUT_CLIENT_SECRET": {"issuer"},
+    }
+
+
+# ---------------------------------------------------------------------- with an engine
+
+SCOUT_VALUES = dict(
+    zip(SCOUT_VARIABLES, ("me", "secret", "http://issuer.test/token", "http://scout.test"), strict=True)
+)
+
+
+class Containers(Stack):
+    """A stack of its own in containers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = f"mqtt-tracing-test-{os.getpid()}"
+        super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1")
+
+    def stack(self, *arguments: str) -> None:
+        """Runs a command of the stack, which has to succeed; images may have to be built first."""
+        done = self._run([sys.executable, "-m", "stack", *arguments])
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+
+    def docker(self, *arguments: str) -> str:
+        """Output of a Docker command."""
+        done = self._run(["docker", *arguments])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def config(self, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """What Compose makes of the files with these variables."""
+        return self._run(["docker", "compose", "config", "--format", "json"], values)
+
+    def left(self) -> str:
+        """What is there of this stack."""
+        mine = ("--quiet", "--filter", f"label=com.docker.compose.project={self.project}")
+        return self.docker("ps", "--all", *mine) + self.docker("network", "ls", *mine)
+
+    def _run(self, command: list[str], values: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        environment = self.environment | (values or {})
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[Containers]:
+    containers = Containers(tmp_path)
+    yield containers
+    containers.docker("compose", "down", "--volumes", "--rmi", "local", "--remove-orphans")
+
+
+@needs_engine
+def test_without_values_of_scout_the_local_scout_runs(containers: Containers) -> None:
+    services = json.loads(containers.config({}).stdout)["services"]
+    assert {name for name, service in services.items() if service.get("scale") != 0} == PARTS
+
+
+@needs_engine
+def test_with_all_values_of_scout_the_local_scout_stays_off(containers: Containers) -> None:
+    services = json.loads(containers.config(SCOUT_VALUES).stdout)["services"]
+    off = {name for name, service in services.items() if service.get("scale") == 0}
+    assert off == {"issuer", "gateway", "viewer"}
+    environment = services["collector"]["environment"]
+    assert {name: environment[name] for name in SCOUT_VARIABLES} == SCOUT_VALUES
+
+
+@needs_engine
+@pytest.mark.parametrize("missing", SCOUT_VARIABLES)
+def test_a_half_filled_set_is_refused_by_name(containers: Containers, missing: str) -> None:
+    done = containers.config(SCOUT_VALUES | {missing: ""})
+    assert done.returncode != 0
+    assert f"{missing} is missing" in done.stderr
+
+
+@needs_engine
+@pytest.mark.timeout(1800)
+def test_one_reading_is_one_trace_in_containers_too(containers: Containers) -> None:
+    containers.stack("up")
+    containers.stack("verify")
+    # Once more changes nothing.
+    before = containers.docker("compose", "ps", "--quiet")
+    containers.stack("up")
+    assert containers.docker("compose", "ps", "--quiet") == before
+
+    states = json.loads(containers.docker("inspect", *before.split()))
+    assert len(states) == len(PARTS)
+    for state in states:
+        assert state["Config"]["User"] in ("10001:10001", "1883:1883")
+        assert state["HostConfig"]["ReadonlyRootfs"]
+        assert state["HostConfig"]["CapDrop"] == ["ALL"]
+        bound = [address["HostIp"] for port in state["HostConfig"]["PortBindings"].values() for address in port]
+        assert set(bound) <= {"127.0.0.1"}
+
+    started = time.monotonic()
+    containers.docker("compose", "stop", "producer", "consumer", "echo")
+    assert time.monotonic() - started < 5
+    stopped = containers.docker(
+        "compose", "ps", "--all", "--status", "exited", "--format", "{{.Service}} {{.ExitCode}}"
+    )
+    assert sorted(stopped.splitlines()) == ["consumer 0", "echo 0", "producer 0"]
+
+    containers.stack("down")
+    assert containers.left() == ""
