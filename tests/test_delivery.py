@@ -1,0 +1,404 @@
+"""No reading is lost, whatever breaks: each test counts sent, processed, twice, dead-lettered and lost."""
+
+import http.server
+import json
+import os
+import re
+import signal
+import socketserver
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from harness import Stack, eventually
+
+PROCESSED = re.compile(r"processed reading (\S+) on ")
+DEAD_LETTERED = re.compile(r"moved reading (\S+) to dead-letter/")
+
+
+def reading(**changed: object) -> dict[str, object]:
+    return {
+        "message_id": str(uuid4()),
+        "device_id": "sensor-001",
+        "sequence": 1,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "temperature_c": 20.5,
+        "humidity_pct": 40.1,
+        **changed,
+    }
+
+
+@dataclass
+class Ledger:
+    """What became of the readings that a test sent."""
+
+    stack: Stack
+    sent: list[str] = field(default_factory=list)
+
+    def processed(self) -> Counter[str]:
+        return Counter(PROCESSED.findall(self.stack.runtime.log_text("consumer")))
+
+    def dead_lettered(self) -> Counter[str]:
+        return Counter(DEAD_LETTERED.findall(self.stack.runtime.log_text("consumer")))
+
+    def lost(self) -> set[str]:
+        return set(self.sent) - self.processed().keys() - self.dead_lettered().keys()
+
+    def twice(self) -> int:
+        processed = self.processed()
+        return sum(processed[identifier] > 1 for identifier in self.sent)
+
+    def settle(self, seconds: float = 60.0) -> None:
+        """Waits until every reading is somewhere, and says where."""
+        eventually(lambda: not self.lost(), seconds)
+        processed, dead = self.processed(), self.dead_lettered()
+        print(
+            f"sent {len(self.sent)}, processed {sum(i in processed for i in self.sent)}, twice {self.twice()}, "
+            f"dead-lettered {sum(i in dead for i in self.sent)}, lost {len(self.lost())}"
+        )
+
+
+class Publisher:
+    """Publishes readings as the producer's user, each acknowledged by the broker before it counts as sent."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.ledger = Ledger(stack)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        password = stack.settings.mqtt_producer_password.get_secret_value()
+        self._client.username_pw_set(stack.settings.mqtt_producer_username, password)
+        self._client.connect("127.0.0.1", stack.settings.mqtt_port)
+        self._client.loop_start()
+
+    def send(self, count: int, devices: int = 10) -> None:
+        infos = []
+        for number in range(count):
+            sent = reading(device_id=f"sensor-{number % devices:03}", sequence=number)
+            self.ledger.sent.append(str(sent["message_id"]))
+            infos.append(self._client.publish(f"sensors/{sent['device_id']}/reading", json.dumps(sent), qos=1))
+        for info in infos:
+            info.wait_for_publish(30)
+            assert info.is_published()
+
+    def send_raw(self, topic: str, payload: bytes, properties: Properties | None = None) -> None:
+        info = self._client.publish(topic, payload, qos=1, properties=properties)
+        info.wait_for_publish(30)
+        assert info.is_published()
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture(scope="module")
+def quiet_stack(new_stack: Callable[..., Stack]) -> Stack:
+    """A stack whose own producer keeps still."""
+    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000")
+    stack.up()
+    return stack
+
+
+@pytest.fixture
+def publisher(quiet_stack: Stack) -> Iterator[Publisher]:
+    publisher = Publisher(quiet_stack)
+    yield publisher
+    publisher.close()
+
+
+@contextmanager
+def dead_letters(stack: Stack) -> Iterator[list[mqtt.MQTTMessage]]:
+    """What the broker delivers on the dead-letter topics meanwhile."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    password = stack.settings.mqtt_operator_password.get_secret_value()
+    client.username_pw_set(stack.settings.mqtt_operator_username, password)
+    found: list[mqtt.MQTTMessage] = []
+    subscribed = threading.Event()
+    client.on_message = lambda _client, _userdata, message: found.append(message)
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect("127.0.0.1", stack.settings.mqtt_port)
+    client.subscribe("dead-letter/#", qos=1)
+    client.loop_start()
+    assert subscribed.wait(10)
+    yield found
+    client.disconnect()
+    client.loop_stop()
+
+
+def user_properties(message: mqtt.MQTTMessage) -> list[tuple[str, str]]:
+    return getattr(message.properties, "UserProperty", [])
+
+
+def test_echo_down_for_15_seconds_with_500_readings_under_way(quiet_stack: Stack, publisher: Publisher) -> None:
+    quiet_stack.stop_part("echo")
+    stopped = time.monotonic()
+    publisher.send(500)
+    time.sleep(max(0.0, 15 - (time.monotonic() - stopped)))  # the outage
+    assert quiet_stack.pid("consumer") > 0
+    quiet_stack.start_part("echo")
+    publisher.ledger.settle()
+    assert not publisher.ledger.dead_lettered()
+    assert publisher.ledger.twice() == 0
+
+
+class BrokenEcho(http.server.BaseHTTPRequestHandler):
+    """Answers with what a broken server answers."""
+
+    answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+    requests = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).requests += 1
+        self.wfile.write(self.answer)
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+        pass
+
+
+ANSWERS = {
+    "500": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+    "no JSON": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    "no HTTP": b"\x00\x01garbage\r\n\r\n",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+}
+
+
+@contextmanager
+def broken_echo(stack: Stack, answer: bytes) -> Iterator[type[BrokenEcho]]:
+    """In place of echo."""
+    handler = type("Handler", (BrokenEcho,), {"answer": answer, "requests": 0})
+    socketserver.ThreadingTCPServer.allow_reuse_address = True
+    with socketserver.ThreadingTCPServer(("127.0.0.1", stack.settings.echo_port), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield handler
+        server.shutdown()
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_echo_talks_nonsense_for_a_while(quiet_stack: Stack, publisher: Publisher, answer: str) -> None:
+    quiet_stack.stop_part("echo")
+    with broken_echo(quiet_stack, ANSWERS[answer]) as handler:
+        publisher.send(20)
+        eventually(lambda: handler.requests >= 10)
+    assert not publisher.ledger.processed().keys() & set(publisher.ledger.sent)
+    quiet_stack.start_part("echo")
+    publisher.ledger.settle()
+    assert not publisher.ledger.dead_lettered().keys() & set(publisher.ledger.sent)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_the_consumer_is_ended_with_500_queued(quiet_stack: Stack, publisher: Publisher, sign: signal.Signals) -> None:
+    pid = quiet_stack.pid("consumer")
+    publisher.send(500)
+    os.kill(pid, sign)
+    publisher.ledger.settle()
+    assert quiet_stack.pid("consumer") != pid
+    assert publisher.ledger.twice() <= 10
+
+
+def test_500_readings_arrive_while_the_consumer_is_away(quiet_stack: Stack, publisher: Publisher) -> None:
+    quiet_stack.stop_part("consumer")
+    publisher.send(500)
+    quiet_stack.start_part("consumer")
+    publisher.ledger.settle()
+    assert publisher.ledger.twice() == 0
+
+
+def test_the_collector_is_away_or_hangs(quiet_stack: Stack, publisher: Publisher) -> None:
+    collector = quiet_stack.pid("collector")
+    os.kill(collector, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        publisher.send(500)
+        publisher.ledger.settle()
+        assert time.monotonic() - started < 30
+    finally:
+        os.kill(collector, signal.SIGCONT)
+    quiet_stack.stop_part("collector")
+    publisher.send(500)
+    publisher.ledger.settle()
+    quiet_stack.start_part("collector")
+    assert publisher.ledger.twice() == 0
+
+
+def test_readings_from_another_time_are_readings(quiet_stack: Stack, publisher: Publisher) -> None:
+    for timestamp in ("1970-01-01T00:00:00Z", "2199-12-31T23:59:59+14:00", "2026-01-01T00:00:00"):
+        sent = reading(timestamp=timestamp)
+        publisher.ledger.sent.append(str(sent["message_id"]))
+        publisher.send_raw("sensors/sensor-001/reading", json.dumps(sent).encode())
+    publisher.ledger.settle()
+    assert not publisher.ledger.dead_lettered().keys() & set(publisher.ledger.sent)
+
+
+HOSTILE: list[bytes] = [
+    b"",
+    b"null",
+    b"17",
+    b'"text"',
+    b"[]",
+    b"[null]",
+    b'{"temperature_c": NaN}',
+    b'{"message_id": "\\ud800"}',
+    b'{"message_id": null}',
+    b'{"message_id": {"a": 1}}',
+    b"{}",
+    b"[" * 5000,
+    b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    bytes(range(256)),
+    b"x" * 1_000_000,
+]
+
+
+def hostile_properties(number: int) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)
+    match number % 4:
+        case 0:
+            properties.UserProperty = [(f"name-{i}", "value") for i in range(1000)]
+        case 1:
+            properties.UserProperty = [("traceparent", "x" * 10_000), ("tracestate", ","), ("baggage", ";=%%")]
+        case 2:
+            properties.UserProperty = [("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01")] * 3
+        # Control characters are not tried: Mosquitto itself refuses them.
+        case _:
+            properties.UserProperty = [("", ""), ("TRACEPARENT", "x"), ("ü" * 100, "\U0001f600")]
+    return properties
+
+
+def test_1000_hostile_messages_among_good_ones(quiet_stack: Stack, publisher: Publisher) -> None:
+    pid = quiet_stack.pid("consumer")
+    topic = "sensors/hostile/reading"
+    with dead_letters(quiet_stack) as found:
+        for number in range(1000):
+            payload = HOSTILE[number % len(HOSTILE)]
+            # The large ones a few times only.
+            payload = payload if len(payload) < 100_000 or number < 60 else b"no JSON"
+            publisher.send_raw(topic, payload, hostile_properties(number))
+            if number % 20 == 0:
+                publisher.send(1)
+        publisher.ledger.settle(120)
+        eventually(lambda: len(found) >= 1000, 120)
+    assert len(found) == 1000
+    assert quiet_stack.pid("consumer") == pid
+    assert not publisher.ledger.dead_lettered().keys() & set(publisher.ledger.sent)
+    for message in found:
+        assert message.topic == f"dead-letter/{topic}"
+        assert "dead-letter-reason" in dict(user_properties(message))
+    assert sorted(bytes(message.payload) for message in found[:15]) == sorted(HOSTILE)
+
+
+def test_a_dead_letter_keeps_its_trace_and_says_why(quiet_stack: Stack, publisher: Publisher) -> None:
+    since = time.time_ns()
+    trace_id = uuid4().hex
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = [("traceparent", f"00-{trace_id}-00f067aa0ba902b7-01"), ("mine", "kept")]
+    sent = json.dumps(reading(humidity_pct="wet")).encode()
+    with dead_letters(quiet_stack) as found:
+        publisher.send_raw("sensors/sensor-009/reading", sent, properties)
+        (message,) = eventually(lambda: found)
+    assert bytes(message.payload) == sent
+    carried = dict(user_properties(message))
+    assert carried["traceparent"].split("-")[1] == trace_id
+    assert carried["mine"] == "kept"
+    assert "echo answered 422" in carried["dead-letter-reason"]
+    assert "humidity_pct" in carried["dead-letter-reason"]
+    topic = "sensors/sensor-009/reading"
+    spans = quiet_stack.spans_of("mqtt.dead_letter", f"dead-letter/{topic}", count=4, since=since)
+    assert {span.trace_id for span in spans} == {trace_id}
+    names = Counter(span.name for span in spans)
+    assert names == {f"process {topic}": 1, "POST": 1, "POST /echo": 1, f"publish dead-letter/{topic}": 1}
+
+
+def test_when_patience_is_at_its_end_readings_go_to_the_dead_letters(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400", RETRY_SECONDS="1")
+    stack.up()
+    stack.stop_part("echo")
+    publisher = Publisher(stack)
+    with dead_letters(stack) as found:
+        publisher.send(12)
+        publisher.ledger.settle()
+        eventually(lambda: len(found) == 12)
+    assert not publisher.ledger.processed().keys() & set(publisher.ledger.sent)
+    reasons = [dict(user_properties(message))["dead-letter-reason"] for message in found]
+    assert all("echo did not answer" in reason for reason in reasons)
+    publisher.close()
+    stack.runtime.down()
+
+
+def states(stack: Stack) -> list[tuple[str, str]]:
+    return [(name, state) for name, state, _ in stack.runtime.states()]
+
+
+def producers_sent(stack: Stack) -> int:
+    return sum(map(int, re.findall(r"stopping after (\d+) readings", stack.runtime.log_text("producer"))))
+
+
+def test_the_broker_is_away_for_10_seconds(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > 50)
+    stack.stop_part("mosquitto")
+    time.sleep(10)  # the outage
+    stack.start_part("mosquitto")
+    before = stack.runtime.log_text("consumer").count("processed reading")
+    eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > before + 600, 60)
+    stack.stop_part("producer")
+    sent = producers_sent(stack)
+    assert sent > 500
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) >= sent)
+    print(f"sent {sent}, processed {len(ledger.processed())}, twice {sum(n > 1 for n in ledger.processed().values())}")
+    assert len(ledger.processed()) == sent
+    assert stack.runtime.log_text("producer").count("dropping readings") == 0
+    stack.runtime.down()
+
+
+def test_the_broker_is_killed(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    stack.stop_part("consumer")  # so that the broker holds readings when it is killed
+    time.sleep(4)  # readings that its store may or may not have
+    os.kill(stack.pid("mosquitto"), signal.SIGKILL)
+    eventually(lambda: ("mosquitto", "healthy") in states(stack))
+    stack.start_part("consumer")
+    time.sleep(2)  # readings after it
+    stack.stop_part("producer")
+    sent = producers_sent(stack)
+    ledger = Ledger(stack)
+    last = -1
+    while (count := len(ledger.processed())) != last:
+        last = count
+        time.sleep(3)
+    lost = sent - len(ledger.processed())
+    print(f"sent {sent}, processed {len(ledger.processed())}, lost {lost}")
+    # Mosquitto keeps in memory what came since it last wrote its store: a second at 50 readings, and the one it writes.
+    assert 0 <= lost <= 110
+    stack.runtime.down()
+
+
+def test_the_network_of_the_consumer_stalls(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400")
+    stack.up()
+    publisher = Publisher(stack)
+    publisher.send(10)
+    publisher.ledger.settle()
+    consumer, broker = stack.pid("consumer"), stack.pid("mosquitto")
+    os.kill(broker, signal.SIGSTOP)  # the connection stands, and nothing comes
+    try:
+        eventually(lambda: "nothing comes from the broker" in stack.runtime.log_text("consumer"), 60)
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    eventually(lambda: stack.pid("consumer") not in (0, consumer))
+    publisher.send(10)
+    publisher.ledger.settle()
+    publisher.close()
+    stack.runtime.down()
