@@ -89,7 +89,7 @@ def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
 
 # ---------------------------------------------------------------------- with an engine
 
-SCOUT_VALUES = dict(
+SCOUT_VALUES: dict[str, str] = dict(
     zip(SCOUT_VARIABLES, ("me", "secret", "http://issuer.test/token", "http://scout.test"), strict=True)
 )
 

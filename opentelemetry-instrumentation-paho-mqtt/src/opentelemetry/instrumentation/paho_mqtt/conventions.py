@@ -10,8 +10,9 @@ attributes are this package's own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
@@ -80,34 +81,44 @@ def payload_size(payload: Any) -> int:
     return 0
 
 
-def connection_attributes(client: Client | None) -> Attributes:
-    """Where a client is connected to; empty if it is not known."""
-    attributes: Attributes = {}
-    if client is not None and client._host:
-        attributes[SERVER_ADDRESS] = encodable(client._host)
-        if client._transport != "unix":
-            attributes[SERVER_PORT] = client._port
-    return attributes
-
-
-def operation_attributes(client: Client | None, operation: str, template: str | None) -> Attributes:
-    """What spans and metrics of an operation have in common: few values, as metrics need."""
+@lru_cache(maxsize=1024)
+def _shared_attributes(
+    address: str, port: int | None, operation: str, template: str | None
+) -> Mapping[str, AttributeValue]:
     attributes: Attributes = {
         MESSAGING_SYSTEM: "mqtt",
         MESSAGING_OPERATION_NAME: operation,
         MESSAGING_OPERATION_TYPE: operation,
-        **connection_attributes(client),
     }
+    if address:
+        attributes[SERVER_ADDRESS] = encodable(address)
+        if port is not None:
+            attributes[SERVER_PORT] = port
     if template is not None:
         attributes[MESSAGING_DESTINATION_TEMPLATE] = template
     return attributes
 
 
+def operation_attributes(client: Client | None, operation: str, template: str | None) -> Mapping[str, AttributeValue]:
+    """What spans and metrics of an operation have in common: few values, as metrics need."""
+    if client is None:
+        return _shared_attributes("", None, operation, template)
+    port = None if client._transport == "unix" else client._port
+    return _shared_attributes(client._host, port, operation, template)
+
+
 def message_attributes(
-    client: Client | None, topic: str, body_size: int, qos: int, retain: bool, dup: bool
+    client: Client | None,
+    shared: Mapping[str, AttributeValue],
+    topic: str,
+    body_size: int,
+    qos: int,
+    retain: bool,
+    dup: bool = False,
 ) -> Attributes:
-    """What spans say of a message beside the operation; ``body_size`` in bytes."""
+    """What the span of one message says: the ``shared`` attributes and its own; ``body_size`` in bytes."""
     attributes: Attributes = {
+        **shared,
         MESSAGING_DESTINATION_NAME: topic,
         MESSAGING_MESSAGE_BODY_SIZE: body_size,
         MQTT_QOS: qos,

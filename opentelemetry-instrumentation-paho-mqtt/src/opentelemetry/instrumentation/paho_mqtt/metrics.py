@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from opentelemetry.instrumentation.paho_mqtt.conventions import Attributes
+from collections.abc import Mapping
+
 from opentelemetry.metrics import Meter
 from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
     MESSAGING_CLIENT_CONSUMED_MESSAGES,
@@ -14,6 +15,7 @@ from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
     MESSAGING_CLIENT_SENT_MESSAGES,
     MESSAGING_PROCESS_DURATION,
 )
+from opentelemetry.util.types import AttributeValue
 
 # In seconds, as the conventions specify.
 _DURATION_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
@@ -42,15 +44,15 @@ class Metrics:
             explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
 
-    def published(self, seconds: float, attributes: Attributes) -> None:
+    def published(self, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
         """Counts a message that was sent, or failed to be."""
         self._sent.add(1, attributes)
         self._operation_duration.record(seconds, attributes)
 
-    def delivered(self, attributes: Attributes) -> None:
+    def delivered(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Counts a message that reached the application."""
         self._consumed.add(1, attributes)
 
-    def processed(self, seconds: float, attributes: Attributes) -> None:
+    def processed(self, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
         """Records how long a handler took."""
         self._process_duration.record(seconds, attributes)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, cast
@@ -44,6 +45,7 @@ from opentelemetry.trace import (
     get_current_span,
     set_span_in_context,
 )
+from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 
 _CURRENT_PROCESS = create_key("paho-mqtt-process")
@@ -82,7 +84,12 @@ class _Process(AbstractContextManager[Span]):
     """Runs its body inside a started span and its context, once."""
 
     def __init__(
-        self, telemetry: Telemetry, span: Span, context: Context, metric_attributes: Attributes, message: Message | None
+        self,
+        telemetry: Telemetry,
+        span: Span,
+        context: Context,
+        metric_attributes: Mapping[str, AttributeValue],
+        message: Message | None,
     ) -> None:
         self._telemetry = telemetry
         self._context = set_value(_CURRENT_PROCESS, self, set_span_in_context(span, context))
@@ -108,7 +115,7 @@ class _Process(AbstractContextManager[Span]):
 
     def failed(self, error: Exception) -> None:
         """Notes an exception of the body."""
-        self._metric_attributes[ERROR_TYPE] = error_type(error)
+        self._metric_attributes = {**self._metric_attributes, ERROR_TYPE: error_type(error)}
         record_exception(self.span, error)
 
     @never_raises
@@ -128,43 +135,53 @@ def _span_context(context: Context | None = None) -> SpanContext:
     return get_current_span(context).get_span_context()
 
 
-def _carried_context(telemetry: Telemetry | None, message: Message, topic: str) -> tuple[Context, Attributes]:
-    """The context that a message carries and where, or why there is none."""
+def _carried_context(telemetry: Telemetry | None, message: Message, topic: str) -> tuple[Context, SpanContext, str]:
+    """The context that a message carries, the publish span in it, and where it was; or why there is none."""
     fields: UserProperties = getattr(message.properties, "UserProperty", ())
     context = user_properties_to_context(fields)
-    source = "user_properties"
-    if not _span_context(context).is_valid and telemetry is not None and telemetry.json_envelope.match(topic):
+    carried = _span_context(context)
+    if carried.is_valid:
+        return context, carried, "user_properties"
+    if telemetry is not None and telemetry.json_envelope.match(topic) is not None:
         in_payload = json_envelope.read(message.payload)
         if in_payload:
-            fields, context, source = in_payload, user_properties_to_context(in_payload), "json_payload"
-    if _span_context(context).is_valid:
-        return context, {MQTT_CONTEXT_SOURCE: source}
-    return context, {MQTT_MISSING_CONTEXT: True, MQTT_MISSING_CONTEXT_REASON: missing_context_reason(fields)}
+            fields, context = in_payload, user_properties_to_context(in_payload)
+            carried = _span_context(context)
+            if carried.is_valid:
+                return context, carried, "json_payload"
+    return context, carried, missing_context_reason(fields)
 
 
 @never_raises
 def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
     """Opens the span of one message: below its publish span, or linked to it."""
     topic = _topic(message)
-    context, origin = _carried_context(telemetry, message, topic)
-    carried, running = _span_context(context), get_current_span()
+    conventions = telemetry.conventions
+    template = conventions.templates.match(topic)
+    shared = operation_attributes(client, conventions.process, template)
+    dup: bool = getattr(message, "dup", False)
+    attributes = message_attributes(
+        client, shared, topic, payload_size(message.payload), message.qos, message.retain, dup
+    )
+    context, carried, found = _carried_context(telemetry, message, topic)
+    running = get_current_span()
     links: list[Link] = []
+    if not carried.is_valid:
+        attributes[MQTT_MISSING_CONTEXT] = True
+        attributes[MQTT_MISSING_CONTEXT_REASON] = found
+    else:
+        attributes[MQTT_CONTEXT_SOURCE] = found
     if carried.is_valid and (link or message.retain):
         links.append(Link(carried))
         # The trace of a retained message may have ended days ago, and it is no part of what runs now.
         context = set_span_in_context(INVALID_SPAN if message.retain else running, context)
-    elif running.get_span_context().is_valid:
+    elif running is not INVALID_SPAN:
         links.append(Link(running.get_span_context()))
-    operation = telemetry.conventions.process
-    template = telemetry.conventions.templates.match(topic)
-    shared = operation_attributes(client, operation, template)
-    dup: bool = getattr(message, "dup", False)
-    described = message_attributes(client, topic, payload_size(message.payload), message.qos, message.retain, dup)
     span = telemetry.tracer.start_span(
-        telemetry.conventions.span_name(operation, topic, template),
+        conventions.span_name(conventions.process, topic, template),
         context=context,
         kind=SpanKind.CONSUMER,
-        attributes=shared | described | origin,
+        attributes=attributes,
         links=links,
     )
     return _Process(telemetry, span, context, shared, message)
@@ -175,16 +192,16 @@ def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence
     """Opens the span of a batch: below what runs, linked to the publish span of each message."""
     topics = {_topic(message) for message in messages}
     topic = topics.pop() if len(topics) == 1 else ""
-    operation = telemetry.conventions.process
-    template = telemetry.conventions.templates.match(topic) if topic else None
-    shared = operation_attributes(client, operation, template)
-    described: Attributes = {MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
+    conventions = telemetry.conventions
+    template = conventions.templates.match(topic) if topic else None
+    shared = operation_attributes(client, conventions.process, template)
+    attributes: Attributes = {**shared, MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
     if topic:
-        described[MESSAGING_DESTINATION_NAME] = topic
+        attributes[MESSAGING_DESTINATION_NAME] = topic
     span = telemetry.tracer.start_span(
-        telemetry.conventions.span_name(operation, topic, template),
+        conventions.span_name(conventions.process, topic, template),
         kind=SpanKind.CONSUMER,
-        attributes=shared | described,
+        attributes=attributes,
         links=message_links(messages, client=client),
     )
     return _Process(telemetry, span, set_span_in_context(span), shared, None)
@@ -245,27 +262,29 @@ def message_links(messages: Sequence[Message], *, client: Client | None = None) 
         One link for each message that carries a usable context.
     """
     telemetry = assignments.of(client)
-    carried = [_span_context(_carried_context(telemetry, message, _topic(message))[0]) for message in messages]
+    carried = [_carried_context(telemetry, message, _topic(message))[1] for message in messages]
     return [Link(span_context) for span_context in carried if span_context.is_valid]
 
 
-def handle_on_message(
-    wrapped: Callable[..., None], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Wrapper for ``Client._handle_on_message``, which calls every handler of one message."""
-    telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
-        return wrapped(*args, **kwargs)
-    message: MQTTMessage = args[0]
-    _count(telemetry, client, message)
-    process = _start(telemetry, client, message, telemetry.process_links) if telemetry.process_spans else None
-    if process is None:
-        return wrapped(*args, **kwargs)
-    with process:
-        if not client.suppress_exceptions:
-            return wrapped(*args, **kwargs)
-        with _suppressed_exceptions(client, process.failed):
-            return wrapped(*args, **kwargs)
+def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]:
+    """Wraps ``Client._handle_on_message``, which calls every handler of one message."""
+
+    @wraps(original)
+    def handle_on_message(client: Client, message: MQTTMessage) -> None:
+        telemetry = assignments.of(client)
+        if telemetry is None or not is_instrumentation_enabled():
+            return original(client, message)
+        _count(telemetry, client, message)
+        process = _start(telemetry, client, message, telemetry.process_links) if telemetry.process_spans else None
+        if process is None:
+            return original(client, message)
+        with process:
+            if not client.suppress_exceptions:
+                return original(client, message)
+            with _suppressed_exceptions(client, process.failed):
+                return original(client, message)
+
+    return handle_on_message
 
 
 @never_raises

@@ -71,8 +71,10 @@ def user_properties_to_context(user_property: UserProperties | None) -> Context:
         The remote context; an empty one if the message carries none that is usable. Never the current context, so
         that a message without one does not become a child of whatever runs at the time.
     """
+    if not user_property:
+        return Context()
     try:
-        return extract(user_property or [], Context(), _getter)
+        return extract(user_property, Context(), _getter)
     except Exception:
         _logger.exception("the propagator failed; the message counts as one without a context")
         return Context()

@@ -8,14 +8,14 @@ when a message id is used again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
 from time import perf_counter
 from typing import Any
 from weakref import WeakSet
 
 from opentelemetry.instrumentation.paho_mqtt import json_envelope
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
-    Attributes,
     message_attributes,
     operation_attributes,
     payload_size,
@@ -38,10 +38,11 @@ from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled  # pyright: ignore[reportUnknownVariableType]
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
+from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF
 from paho.mqtt.reasoncodes import ReasonCode
 
 _template = Properties(PacketTypes.PUBLISH)
@@ -50,57 +51,77 @@ _PUBLISH_PROPERTIES = frozenset(
     for name, identifier in _template.names.items()
     if PacketTypes.PUBLISH in _template.properties[identifier][1]
 )
+_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "started"})
 _FIRST_FAILURE = 0x80
 
 # Those with spans that may still be open, for when no acknowledgement will be seen any more.
 _publishing_clients: WeakSet[Client] = WeakSet()
 
 
-class _Publication:
-    """One message on its way to the broker: its span and its clock."""
-
-    def __init__(self, telemetry: Telemetry, span: Span, metric_attributes: Attributes) -> None:
-        self._telemetry = telemetry
-        self._metric_attributes = metric_attributes
-        self._started = perf_counter()
-        self.span = span
-
-    @never_raises
-    def end(self, error_type: str | None = None, description: str = "") -> None:
-        """Ends the span once, whoever comes first; ``error_type`` is None for a success."""
-        span: Span | None = self.__dict__.pop("span", None)
-        if span is None:
-            return
-        seconds = perf_counter() - self._started
-        if error_type is not None:
-            self._metric_attributes[ERROR_TYPE] = error_type
-            set_error(span, error_type, description)
-        span.end()
-        self._telemetry.metrics.published(seconds, self._metric_attributes)
-
-
 class _PublishProperties(Properties):
-    """The properties of one message: a copy of the caller's, the trace context, and the open span.
+    """The properties of one message, with its open span: a copy of the caller's and the trace context.
 
     Paho fills the same large tables into each object; here they belong to the class.
     """
+
+    span: Span
 
     packetType = PacketTypes.PUBLISH  # noqa: N815 (paho's name)
     types = _template.types
     names = _template.names
     properties = _template.properties
 
-    def __init__(self, caller: Properties | None, publication: _Publication) -> None:
+    def __init__(
+        self,
+        caller: Properties | None,
+        telemetry: Telemetry,
+        span: Span,
+        metric_attributes: Mapping[str, AttributeValue],
+    ) -> None:
         # Not through paho's attribute access, which searches its tables for each name.
         values = self.__dict__
-        values["publication"] = publication
+        values["telemetry"] = telemetry
+        values["span"] = span
+        values["metric_attributes"] = metric_attributes
+        values["started"] = perf_counter()
         if caller is not None:
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
+
+    @never_raises
+    def end_span(self, error_type: str | None = None, description: str = "") -> None:
+        """Ends the span once, whoever comes first; ``error_type`` is None for a success."""
+        values = self.__dict__
+        span: Span | None = values.pop("span", None)
+        if span is None:
+            return
+        seconds = perf_counter() - values["started"]
+        metric_attributes = values["metric_attributes"]
+        if error_type is not None:
+            metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
+            set_error(span, error_type, description)
+        span.end()
+        values["telemetry"].metrics.published(seconds, metric_attributes)
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
         """The user properties, to be added to."""
         return self.__dict__.setdefault("UserProperty", [])
+
+    def pack(self) -> bytes:
+        """The bytes of the properties (MQTT 5.0, 2.2.2): what paho makes of them, without its search for others."""
+        values = vars(self)
+        if not values.keys() <= _FEW:
+            return super().pack()
+        user_properties: list[tuple[str, str]] = values.get("UserProperty", [])
+        packed = b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
+        return VariableByteIntegers.encode(len(packed)) + packed
+
+    @never_raises
+    def fail(self, error: BaseException) -> None:
+        """Ends the span with an exception of paho's."""
+        if "span" in vars(self):
+            record_exception(self.span, error)
+            self.end_span(error_type(error), f"{type(error).__name__}: {error}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is the user's own and has no part in the span.
@@ -108,9 +129,8 @@ class _PublishProperties(Properties):
 
     def __del__(self) -> None:
         # paho let go of the message: acknowledged while not instrumented, or discarded.
-        publication: _Publication | None = self.__dict__.get("publication")
-        if publication is not None:
-            publication.end("discarded", "the client let go of the message before the broker acknowledged it")
+        if "span" in self.__dict__:
+            self.end_span("discarded", "the client let go of the message before the broker acknowledged it")
 
 
 def _plain(values: dict[str, Any]) -> Properties:
@@ -126,13 +146,6 @@ def _copy(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytearray) else value
 
 
-def _arguments(
-    topic: str, payload: Any = None, qos: int = 0, retain: bool = False, properties: Properties | None = None
-) -> tuple[str, Any, int, bool, Properties | None]:
-    """The arguments of ``Client.publish``, by position."""
-    return topic, payload, qos, retain, properties
-
-
 @never_raises
 def _start(
     telemetry: Telemetry, client: Client, topic: str, payload: Any, qos: int, retain: bool, caller: Properties | None
@@ -143,16 +156,16 @@ def _start(
     if enveloped:
         caller_fields = json_envelope.read(payload)
     name = encodable(str(topic))
-    template = telemetry.conventions.templates.match(name)
-    operation = telemetry.conventions.publish
-    shared = operation_attributes(client, operation, template)
+    conventions = telemetry.conventions
+    template = conventions.templates.match(name)
+    shared = operation_attributes(client, conventions.publish, template)
     span = telemetry.tracer.start_span(
-        telemetry.conventions.span_name(operation, name, template),
+        conventions.span_name(conventions.publish, name, template),
         kind=SpanKind.PRODUCER,
-        attributes=shared | message_attributes(client, name, payload_size(payload), qos, retain, dup=False),
+        attributes=message_attributes(client, shared, name, payload_size(payload), qos, retain),
         links=_links(caller_fields),
     )
-    properties = _PublishProperties(caller, _Publication(telemetry, span, shared))
+    properties = _PublishProperties(caller, telemetry, span, shared)
     _publishing_clients.add(client)
     fields = _added_fields(span, caller_fields)
     if enveloped:
@@ -166,77 +179,91 @@ def _start(
 
 def _links(caller_fields: UserProperties) -> list[Link]:
     """A link to the context that the caller itself put into the message."""
-    if not has_trace_context(caller_fields):
+    if not caller_fields or not has_trace_context(caller_fields):
         return []
     return [Link(get_current_span(user_properties_to_context(caller_fields)).get_span_context())]
 
 
 def _added_fields(span: Span, caller_fields: UserProperties) -> UserProperties:
     """The fields to write into the message: none if the caller wrote a trace context, and none that it wrote."""
+    fields = context_to_user_properties(set_span_in_context(span))
+    if not caller_fields:
+        return fields
     set_by_caller = {name for name, _ in caller_fields}
     if "traceparent" in set_by_caller or has_trace_context(caller_fields):
         return []
-    fields = context_to_user_properties(set_span_in_context(span))
     return [(name, value) for name, value in fields if name not in set_by_caller]
 
 
-def publish(
-    wrapped: Callable[..., MQTTMessageInfo], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> MQTTMessageInfo:
-    """Wrapper for ``Client.publish``."""
-    telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
-        return wrapped(*args, **kwargs)
-    try:
-        topic, payload, qos, retain, caller = _arguments(*args, **kwargs)
-    except TypeError:
-        return wrapped(*args, **kwargs)  # paho says best what is wrong
-    started = _start(telemetry, client, topic, payload, qos, retain, caller)
-    if started is None:
-        return wrapped(*args, **kwargs)
-    payload, properties = started
-    publication: _Publication = vars(properties)["publication"]
-    try:
-        info = wrapped(topic, payload, qos, retain, properties)
-    except BaseException as error:
-        record_exception(publication.span, error)
-        publication.end(error_type(error), f"{type(error).__name__}: {error}")
-        raise
-    # By paho's return codes: without a connection QoS 0 is dropped, the others wait for one unless the queue is full.
-    if qos == 0 or info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-        if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            publication.end()
-        else:
-            publication.end(info.rc.name, "paho did not accept the message")
-    return info
+def wrap_publish(original: Callable[..., MQTTMessageInfo]) -> Callable[..., MQTTMessageInfo]:
+    """Wraps ``Client.publish``."""
+
+    @wraps(original)
+    def publish(
+        client: Client,
+        topic: str,
+        payload: Any = None,
+        qos: int = 0,
+        retain: bool = False,
+        properties: Properties | None = None,
+    ) -> MQTTMessageInfo:
+        telemetry = assignments.of(client)
+        if telemetry is None or not is_instrumentation_enabled():
+            return original(client, topic, payload, qos, retain, properties)
+        started = _start(telemetry, client, topic, payload, qos, retain, properties)
+        if started is None:
+            return original(client, topic, payload, qos, retain, properties)
+        payload, own = started
+        try:
+            info = original(client, topic, payload, qos, retain, own)
+        except BaseException as error:
+            own.fail(error)
+            raise
+        # By paho's return codes: without a connection QoS 0 is dropped; the rest waits for one if the queue has room.
+        if qos == 0 or info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                own.end_span()
+            else:
+                own.end_span(info.rc.name, "paho did not accept the message")
+        return info
+
+    return publish
 
 
-def _publication_of(message: MQTTMessage | None) -> _Publication | None:
+def _properties_of(message: MQTTMessage | None) -> _PublishProperties | None:
     properties = message.properties if message is not None else None
-    return vars(properties)["publication"] if isinstance(properties, _PublishProperties) else None
+    return properties if isinstance(properties, _PublishProperties) else None
 
 
-def acknowledged(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wrapper for ``Client._do_on_publish``, which paho calls once per acknowledged message, before it forgets it."""
-    mid: int = args[0]
-    reason_code: ReasonCode = args[1]
-    publication = _publication_of(client._out_messages.get(mid))
-    if publication is not None:
-        if reason_code.is_failure:
-            publication.end(_name(reason_code.packetType, reason_code.value), "the broker refused the message")
-        else:
-            publication.end()
-    return wrapped(*args, **kwargs)
+def wrap_do_on_publish(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``Client._do_on_publish``, which paho calls once per acknowledged message, before it forgets it."""
+
+    @wraps(original)
+    def do_on_publish(client: Client, mid: int, reason_code: ReasonCode, properties: Properties | None) -> Any:
+        own = _properties_of(client._out_messages.get(mid))
+        if own is not None:
+            if reason_code.is_failure:
+                own.end_span(_name(reason_code.packetType, reason_code.value), "the broker refused the message")
+            else:
+                own.end_span()
+        return original(client, mid, reason_code, properties)
+
+    return do_on_publish
 
 
-def received(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wrapper for ``Client._handle_pubrec``: paho goes on with a QoS 2 message that the broker refused there."""
-    packet: bytes = client._in_packet["packet"]
-    if client._protocol == MQTTv5 and len(packet) > 2 and packet[2] >= _FIRST_FAILURE:
-        publication = _publication_of(client._out_messages.get(int.from_bytes(packet[:2])))
-        if publication is not None:
-            publication.end(_name(PacketTypes.PUBREC, packet[2]), "the broker refused the message")
-    return wrapped(*args, **kwargs)
+def wrap_handle_pubrec(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``Client._handle_pubrec``: paho goes on with a QoS 2 message that the broker refused there."""
+
+    @wraps(original)
+    def handle_pubrec(client: Client) -> Any:
+        packet: bytes = client._in_packet["packet"]
+        if client._protocol == MQTTv5 and len(packet) > 2 and packet[2] >= _FIRST_FAILURE:
+            own = _properties_of(client._out_messages.get(int.from_bytes(packet[:2])))
+            if own is not None:
+                own.end_span(_name(PacketTypes.PUBREC, packet[2]), "the broker refused the message")
+        return original(client)
+
+    return handle_pubrec
 
 
 def _name(packet_type: int, value: int) -> str:
@@ -247,22 +274,32 @@ def _name(packet_type: int, value: int) -> str:
         return f"0x{value:02x}"
 
 
-def disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wrapper for ``Client.disconnect``: without a connection, paho reports no end of one."""
-    result = wrapped(*args, **kwargs)
-    if client._sock is None:
-        end_open_spans(client)
-    return result
+def wrap_disconnect(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``Client.disconnect``: without a connection, paho reports no end of one."""
+
+    @wraps(original)
+    def disconnect(client: Client, *args: Any, **kwargs: Any) -> Any:
+        result = original(client, *args, **kwargs)
+        if client._sock is None:
+            end_open_spans(client)
+        return result
+
+    return disconnect
 
 
-def disconnected(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wrapper for ``Client._do_on_disconnect``: a connection that paho will not open again by itself ends its spans.
+def wrap_do_on_disconnect(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``Client._do_on_disconnect``: a connection that paho will not open again by itself ends its spans.
 
     Otherwise paho sends what was not acknowledged once more, and the spans cover that.
     """
-    if client._state.name in ("MQTT_CS_DISCONNECTING", "MQTT_CS_DISCONNECTED") or not client._reconnect_on_failure:
-        end_open_spans(client)
-    return wrapped(*args, **kwargs)
+
+    @wraps(original)
+    def do_on_disconnect(client: Client, *args: Any, **kwargs: Any) -> Any:
+        if client._state.name in ("MQTT_CS_DISCONNECTING", "MQTT_CS_DISCONNECTED") or not client._reconnect_on_failure:
+            end_open_spans(client)
+        return original(client, *args, **kwargs)
+
+    return do_on_disconnect
 
 
 @never_raises
@@ -271,9 +308,9 @@ def end_open_spans(client: Client) -> None:
     with client._out_message_mutex:
         messages = list(client._out_messages.values())
     for message in messages:
-        publication = _publication_of(message)
-        if publication is not None:
-            publication.end("disconnect", "the client disconnected before the broker acknowledged the message")
+        properties = _properties_of(message)
+        if properties is not None:
+            properties.end_span("disconnect", "the client disconnected before the broker acknowledged the message")
 
 
 def end_all_open_spans() -> None:
