@@ -8,6 +8,12 @@ config=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 state=${MOSQUITTO_STATE:?} # generated configuration
 data=${MOSQUITTO_DATA:?}   # what the broker keeps
 
+for password in "$MQTT_PRODUCER_PASSWORD" "$MQTT_CONSUMER_PASSWORD" "$MQTT_OPERATOR_PASSWORD"; do
+    case $password in
+    *:*) echo 'A password of MQTT_*_PASSWORD has a colon, which would cut it off; choose another.' >&2 && exit 2 ;;
+    esac
+done
+
 mkdir -p "$state" "$data"
 
 fill() { # copies $1 to $2 with the values put in

@@ -8,12 +8,14 @@ from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 import pytest
+import requests
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from harness import Stack, eventually
+from stack.parts import local_url
 from stack.trace import children, roots
 
 
@@ -127,6 +129,18 @@ def test_every_reading_that_was_published_is_one_whole_trace(new_stack: Callable
 
     eventually(lambda: stack.whole_traces(since) >= sent)
     assert stack.whole_traces(since) == len(stack.viewer.trace_ids(since, time.time_ns())) == sent
+
+
+def test_a_large_body_leaves_nothing_behind_on_its_connection(stack: Stack) -> None:
+    # Without a fresh context for each request, uvicorn runs what follows a large body inside that request's span.
+    since = time.time_ns()
+    url = local_url(stack.settings.echo_port, "/echo")
+    with requests.Session() as connection:
+        for body in (b"x" * 1_000_000, b"{}", b"{}"):
+            connection.post(url, data=body, headers={"User-Agent": f"test-{since}"}, timeout=10)
+    spans = stack.spans_of("user_agent.original", f"test-{since}", count=3, since=since)
+    assert [(span.name, span.kind, span.parent_id) for span in spans] == [("POST /echo", "Server", None)] * 3
+    assert len({span.trace_id for span in spans}) == 3
 
 
 def test_health_probes_leave_no_trace(stack: Stack) -> None:

@@ -72,12 +72,15 @@ def test_two_parts_on_one_port_are_refused_by_name(
     assert refusal(capsys) == "MQTT_PORT and ECHO_PORT are both 1883; give each part a port of its own"
 
 
-def test_a_password_with_a_line_break_is_refused_and_not_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("password", ["two\nlines", "a:b", "x" * 129])
+def test_a_password_that_the_broker_would_cut_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], password: str
 ) -> None:
-    monkeypatch.setenv("MQTT_PRODUCER_PASSWORD", "two\nlines")
+    monkeypatch.setenv("MQTT_PRODUCER_PASSWORD", password)
     line = refusal(capsys)
-    assert line == "MQTT_PRODUCER_PASSWORD is (not shown); it must be 1 to 128 characters without a line break"
+    assert (
+        line == "MQTT_PRODUCER_PASSWORD is (not shown); it must be 1 to 128 characters without a colon or a line break"
+    )
 
 
 def test_launch_hands_over_an_environment_with_quotes_and_percent_signs(tmp_path: Path) -> None:

@@ -17,11 +17,24 @@ from tenacity import (
 from consumer.settings import Settings
 
 
-class UnavailableError(Exception):
+class EchoError(Exception):
+    """Echo did not take a reading.
+
+    Args:
+        error_type: ``error.type`` of the process span: the status code, or the exception's name.
+        message: What happened.
+    """
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+class UnavailableError(EchoError):
     """Echo did not do its work; it may later."""
 
 
-class RefusedError(Exception):
+class RefusedError(EchoError):
     """Echo does not want this reading, now or later."""
 
 
@@ -67,13 +80,13 @@ class Echo:
         try:
             response = self._http.post(self._url, data=payload, headers=headers, timeout=self._timeout_seconds)
         except requests.RequestException as error:
-            raise UnavailableError(f"echo did not answer: {error}") from error
+            raise UnavailableError(type(error).__qualname__, f"echo did not answer: {error}") from error
         status = response.status_code
         if status in (408, 429) or status >= 500:
-            raise UnavailableError(f"echo answered {status}")
+            raise UnavailableError(str(status), f"echo answered {status}")
         if not response.ok:
-            raise RefusedError(f"echo answered {status}: {response.text[:500]}")
+            raise RefusedError(str(status), f"echo answered {status}: {response.text[:500]}")
         try:
             json.loads(response.content)
         except (ValueError, RecursionError):
-            raise UnavailableError(f"echo answered {status}, but no JSON") from None
+            raise UnavailableError("no_json", f"echo answered {status}, but no JSON") from None

@@ -10,7 +10,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from consumer.acknowledgements import Acknowledgements, Delivery
 from consumer.dead_letters import DeadLetters, topic_of
-from consumer.echo import Echo, RefusedError, UnavailableError
+from consumer.echo import Echo, EchoError
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Processor:
         with process_span(message, client=self._client) as span:
             try:
                 self._echo.send(payload, header_value(identifier))
-            except (RefusedError, UnavailableError) as error:
+            except EchoError as error:
                 return self._dead_letter(span, message, error)
             except Exception as error:  # whatever it is, it must not stop the consumer
                 log.exception("a reading on %s cannot be processed", message.topic)
@@ -80,7 +80,7 @@ class Processor:
         with process_batch(messages, client=self._client) as span:
             try:
                 self._echo.send(b"[" + b",".join(payloads) + b"]", None)
-            except (RefusedError, UnavailableError) as error:
+            except EchoError as error:
                 _failed(span, error)
                 return False
             for message, payload in zip(messages, payloads, strict=True):
@@ -99,5 +99,5 @@ class Processor:
 
 def _failed(span: Span, error: Exception) -> None:
     span.record_exception(error)
-    span.set_attribute("error.type", type(error).__qualname__)
+    span.set_attribute("error.type", error.error_type if isinstance(error, EchoError) else type(error).__qualname__)
     span.set_status(StatusCode.ERROR, str(error))

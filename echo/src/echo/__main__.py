@@ -26,6 +26,8 @@ def main() -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=2,
+        # Else a request can run inside the span of the one before it on the same connection.
+        reset_contextvars=True,
     )
     shutdown_telemetry()
 

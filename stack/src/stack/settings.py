@@ -16,16 +16,17 @@ Username = Annotated[
 ]
 
 
-def _one_line(password: SecretStr) -> SecretStr:
-    if not password.get_secret_value().isprintable():
-        raise ValueError("not printable")
+def _fits_the_brokers_file(password: SecretStr) -> SecretStr:
+    # A colon ends a password in the broker's file before it is hashed, a line break ends the line.
+    if not password.get_secret_value().isprintable() or ":" in password.get_secret_value():
+        raise ValueError("has a colon or a line break")
     return password
 
 
 Password = Annotated[
     SecretStr,
-    Field(min_length=1, max_length=128, description="1 to 128 characters without a line break"),
-    AfterValidator(_one_line),
+    Field(min_length=1, max_length=128, description="1 to 128 characters without a colon or a line break"),
+    AfterValidator(_fits_the_brokers_file),
 ]
 SCOUT_VARIABLES = ("SCOUT_CLIENT_ID", "SCOUT_CLIENT_SECRET", "SCOUT_TOKEN_URL", "SCOUT_OTLP_ENDPOINT")
 _URL = "an http:// or https:// URL"
