@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -248,6 +249,24 @@ def test_a_system_exit_ends_the_span_and_is_no_error(spans):
         offline_client(on_message)._handle_on_message(received_message())
     assert spans.processed()[0].status.status_code is StatusCode.UNSET
     assert context.get_current() == Context()
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_messages_leave_no_more_to_the_garbage_collector_than_those_of_raw_paho(spans, topic):
+    def garbage(handle: Callable[..., None]) -> int:
+        messages = [received_message([("traceparent", TRACEPARENT)]) for _ in range(100)]
+        gc.collect()
+        for message in messages:
+            handle(client, message)
+        return gc.collect()
+
+    client = offline_client(lambda client, userdata, message: client.publish(topic))
+    gc.disable()
+    try:
+        raw = garbage(mqtt.Client._handle_on_message.__wrapped__)  # pyright: ignore[reportFunctionMemberAccess] (wraps')
+        assert garbage(mqtt.Client._handle_on_message) < raw + 100
+    finally:
+        gc.enable()
 
 
 class UnprintableError(Exception):

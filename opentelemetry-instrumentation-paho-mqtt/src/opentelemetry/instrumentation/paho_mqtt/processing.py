@@ -92,14 +92,15 @@ class _Process(AbstractContextManager[Span]):
         message: Message | None,
     ) -> None:
         self._telemetry = telemetry
-        self._context = set_value(_CURRENT_PROCESS, self, set_span_in_context(span, context))
+        self._context = set_span_in_context(span, context)
         self._metric_attributes = metric_attributes
         self._started = perf_counter()
         self.span = span
         self.message = message
 
     def __enter__(self) -> Span:
-        self._token = attach(self._context)
+        # Made here and not kept: it refers to this object, and nothing of a message may wait for the garbage collector.
+        self._token = attach(set_value(_CURRENT_PROCESS, self, self._context))
         hook = self._telemetry.process_hook
         if hook is not None and self.message is not None:
             call_hook(hook, self.span, cast(MQTTMessage, self.message))
@@ -112,6 +113,11 @@ class _Process(AbstractContextManager[Span]):
         if isinstance(error, Exception):
             self.failed(error)
         self._end()
+
+    @never_raises
+    def count(self) -> None:
+        """Counts the message as delivered."""
+        self._telemetry.metrics.delivered(self._metric_attributes)
 
     def failed(self, error: Exception) -> None:
         """Notes an exception of the body."""
@@ -155,10 +161,8 @@ def _carried_context(telemetry: Telemetry | None, message: Message, topic: str) 
 @never_raises
 def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
     """Opens the span of one message: below its publish span, or linked to it."""
-    topic = _topic(message)
     conventions = telemetry.conventions
-    template = conventions.templates.match(topic)
-    shared = operation_attributes(client, conventions.process, template)
+    topic, template, shared = _description(telemetry, client, message)
     dup: bool = getattr(message, "dup", False)
     attributes = message_attributes(
         client, shared, topic, payload_size(message.payload), message.qos, message.retain, dup
@@ -166,11 +170,11 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, link: 
     context, carried, found = _carried_context(telemetry, message, topic)
     running = get_current_span()
     links: list[Link] = []
-    if not carried.is_valid:
+    if carried.is_valid:
+        attributes[MQTT_CONTEXT_SOURCE] = found
+    else:
         attributes[MQTT_MISSING_CONTEXT] = True
         attributes[MQTT_MISSING_CONTEXT_REASON] = found
-    else:
-        attributes[MQTT_CONTEXT_SOURCE] = found
     if carried.is_valid and (link or message.retain):
         links.append(Link(carried))
         # The trace of a retained message may have ended days ago, and it is no part of what runs now.
@@ -185,6 +189,15 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, link: 
         links=links,
     )
     return _Process(telemetry, span, context, shared, message)
+
+
+def _description(
+    telemetry: Telemetry, client: Client | None, message: Message
+) -> tuple[str, str | None, Mapping[str, AttributeValue]]:
+    """The topic of a message, the template of it, and what its span and its metrics have in common."""
+    topic = _topic(message)
+    template = telemetry.conventions.templates.match(topic)
+    return topic, template, operation_attributes(client, telemetry.conventions.process, template)
 
 
 @never_raises
@@ -274,10 +287,13 @@ def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]
         telemetry = assignments.of(client)
         if telemetry is None or not is_instrumentation_enabled():
             return original(client, message)
-        _count(telemetry, client, message)
-        process = _start(telemetry, client, message, telemetry.process_links) if telemetry.process_spans else None
+        if not telemetry.process_spans:
+            _count(telemetry, client, message)
+            return original(client, message)
+        process = _start(telemetry, client, message, telemetry.process_links)
         if process is None:
             return original(client, message)
+        process.count()
         with process:
             if not client.suppress_exceptions:
                 return original(client, message)
@@ -289,9 +305,7 @@ def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]
 
 @never_raises
 def _count(telemetry: Telemetry, client: Client, message: MQTTMessage) -> None:
-    conventions = telemetry.conventions
-    attributes = operation_attributes(client, conventions.process, conventions.templates.match(_topic(message)))
-    telemetry.metrics.delivered(attributes)
+    telemetry.metrics.delivered(_description(telemetry, client, message)[2])
 
 
 @contextmanager

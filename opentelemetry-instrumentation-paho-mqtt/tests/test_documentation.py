@@ -1,0 +1,29 @@
+"""The README's programs run, and the API documentation is what the docstrings say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1]
+PROGRAMS = re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_a_program_of_the_readme(broker, program):
+    program = program.replace("1883", str(broker.port))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_first_program_makes_both_spans(broker, instrument, spans):
+    instrument()
+    exec(PROGRAMS[0].replace("1883", str(broker.port)), {})  # noqa: S102 (our own README)
+    assert spans.processed(1)[0].parent.span_id == spans.published(1)[0].context.span_id
+
+
+def test_the_api_documentation_is_current():
+    script = PACKAGE / "docs" / "api.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True, timeout=30)
