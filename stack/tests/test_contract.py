@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from stack.contract import first_break
+from stack.contract import first_break, is_whole_batch
 from stack.trace import Span
 from stack.verify import tree
 
@@ -116,6 +116,18 @@ def test_a_fifth_span_is_one_too_many() -> None:
     found = first_break([*whole(), span(5, "POST /echo http send", "Internal", "echo", {})], TOPIC, MESSAGE_ID)
     assert found
     assert "expected 4 spans and no more, found 5" in found.problem
+
+
+def test_a_batch_is_whole_with_a_link_and_an_answer() -> None:
+    publish, process, *http = whole()
+    publish = replace(publish, trace_id="b" * 32)
+    batch = [replace(process, parent_id=None, links=((publish.trace_id, publish.span_id),)), *http]
+    assert is_whole_batch(batch, publish)
+    assert not is_whole_batch(batch, replace(publish, span_id="f" * 16)), "linked to another span"
+    assert not is_whole_batch(batch[:2], publish), "echo did not answer"
+    assert not is_whole_batch([], publish)
+    refused = replace(http[1], attributes={"http.response.status_code": 422})
+    assert not is_whole_batch([*batch[:2], refused], publish)
 
 
 def test_the_tree_shows_a_line_a_span_with_its_duration() -> None:

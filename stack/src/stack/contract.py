@@ -125,6 +125,16 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
     return None
 
 
+def is_whole_batch(spans: list[Span], publish: Span) -> bool:
+    """Whether a trace shows a batch: one span that is linked to the publish span, and below it an answered request."""
+    process = next(iter(roots(spans)), None)
+    if process is None or process.kind != "Consumer" or (publish.trace_id, publish.span_id) not in process.links:
+        return False
+    request = [span for span in children(spans, process) if span.kind == "Client"]
+    answer = [span for client in request for span in children(spans, client) if span.kind == "Server"]
+    return any(span.attributes.get("http.response.status_code") == 200 for span in answer)
+
+
 def _problems(span: Span, hop: Hop) -> list[str]:
     problems = []
     if span.service != hop.service:

@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stack.console import console, errors
-from stack.contract import Break, first_break
+from stack.contract import Break, first_break, is_whole_batch
 from stack.errors import StackError
 from stack.parts import local_url, scout_values
 from stack.settings import Settings
@@ -97,19 +97,39 @@ def in_viewer(runtime: Runtime, settings: Settings, reading: Reading) -> int:
     """
     viewer = Viewer(settings.viewer_port)
     deadline = time.monotonic() + TRACE_SECONDS
-    spans = viewer.trace(reading.trace_id)
-    found = first_break(spans, TOPIC, reading.message_id)
-    while found and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while True:
         spans = viewer.trace(reading.trace_id)
         found = first_break(spans, TOPIC, reading.message_id)
+        batch = batch_of(viewer, spans, reading) if found else []
+        if not found or batch or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     if not spans:
         raise BrokenHopError(explain_no_export(runtime, settings))
     console.print(tree(spans))
+    if batch:
+        (process,) = roots(batch)
+        console.print(tree(batch))
+        console.print(
+            f"One reading, processed in a batch of {len(process.links)}, "
+            f"by the span {process.name} in trace {process.trace_id}: {viewer.page(process.trace_id)}"
+        )
+        return 0
     if found:
         raise BrokenHopError(explain_lost_context(viewer, reading) or found)
     console.print(f"One reading, one trace: {viewer.page(reading.trace_id)}")
     return 0
+
+
+def batch_of(viewer: Viewer, spans: list[Span], reading: Reading) -> list[Span]:
+    """The trace of the batch that the reading was processed in, if it was: it is linked to the publish span."""
+    if [span.kind for span in spans] != ["Producer"]:
+        return []
+    for trace_id in viewer.linking_trace_ids(reading.trace_id, reading.published, time.time_ns()):
+        batch = viewer.trace(trace_id)
+        if is_whole_batch(batch, spans[0]):
+            return batch
+    return []
 
 
 def in_scout(runtime: Runtime, settings: Settings, collector: "Collector", reading: Reading, before: int) -> int:

@@ -31,17 +31,26 @@ class Viewer:
             end: The latest start of a span.
             attribute: Only traces with a span that has this attribute.
         """
-        parameters: list[Any] = [str(start), str(end)]
-        if attribute:
-            name, value = attribute
-            where = {"name": name, "searchScope": "attribute", "attributeScope": "span", "type": "string"}
-            query = {"field": where, "fieldOperator": "=", "value": value}
-            parameters.append({"type": "condition", "query": query})
-        return [summary["traceID"] for summary in self._call("searchTraces", *parameters)]
+        if attribute is None:
+            return self._search(start, end)
+        name, value = attribute
+        where = {"name": name, "searchScope": "attribute", "attributeScope": "span", "type": "string"}
+        return self._search(start, end, where, value)
+
+    def linking_trace_ids(self, trace_id: str, start: int, end: int) -> list[str]:
+        """Ids of the traces that have a span with a link into one trace; times as for ``trace_ids``."""
+        return self._search(start, end, {"name": "link.traceID", "searchScope": "field", "type": "string"}, trace_id)
 
     def page(self, trace_id: str) -> str:
         """The address of a trace's page."""
         return f"{self._url}/traces/{trace_id}"
+
+    def _search(self, start: int, end: int, where: dict[str, str] | None = None, value: str = "") -> list[str]:
+        parameters: list[Any] = [str(start), str(end)]
+        if where:
+            query = {"field": where, "fieldOperator": "=", "value": value}
+            parameters.append({"type": "condition", "query": query})
+        return [summary["traceID"] for summary in self._call("searchTraces", *parameters)]
 
     def _call(self, method: str, *parameters: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}

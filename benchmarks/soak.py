@@ -1,0 +1,43 @@
+"""Runs the stack under a steady load and prints the memory of each part: ``python benchmarks/soak.py [MINUTES]``.
+
+100 sensors publish a reading a second each. The stack must not be up already.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stack.local import LocalRuntime
+from stack.settings import Settings
+
+LOAD = {"DEVICES": "100", "INTERVAL_SECONDS": "1", "RUNTIME": "local"}
+
+
+def resident_mib(pid: int) -> float:
+    """Memory that a process holds, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+
+def main() -> None:
+    """Prints a line a half minute, and what each part has grown since the first minute."""
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    subprocess.run([sys.executable, "-m", "stack", "up"], env={**os.environ, **LOAD}, check=True)
+    runtime = LocalRuntime(Settings())
+    names = [name for name, _, _ in runtime.states()]
+    try:
+        print("seconds", *names, sep="\t", flush=True)  # noqa: T201 (its output)
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < minutes * 60:
+            with runtime._supervisor() as supervisor:
+                pids = [supervisor.getProcessInfo(name)["pid"] for name in names]
+            print(round(elapsed), *(f"{resident_mib(pid):.0f}" for pid in pids), sep="\t", flush=True)  # noqa: T201
+            time.sleep(30)
+    finally:
+        runtime.down()
+
+
+if __name__ == "__main__":
+    main()

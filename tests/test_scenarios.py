@@ -1,0 +1,75 @@
+"""MQTT 3.1.1 and batches, end to end."""
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from harness import Stack, eventually
+from stack.trace import Span, roots
+
+
+def traces_since(stack: Stack, since: int) -> list[list[Span]]:
+    return [stack.viewer.trace(trace_id) for trace_id in stack.viewer.trace_ids(since, time.time_ns())]
+
+
+def test_mqtt_3_1_1_with_the_json_envelope_gives_connected_traces(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(MQTT_PROTOCOL="3.1.1", MQTT_JSON_ENVELOPE="1")
+    stack.up()
+    done = stack.run("verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (trace_id,) = re.findall(r"/traces/([0-9a-f]{32})", done.stdout)
+    (process,) = [span for span in stack.viewer.trace(trace_id) if span.kind == "Consumer"]
+    assert process.attributes["mqtt.context_source"] == "json_payload"
+    stack.runtime.down()
+
+
+def test_mqtt_3_1_1_without_it_gives_tagged_roots(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(MQTT_PROTOCOL="3.1.1", INTERVAL_SECONDS="0.5")
+    since = time.time_ns()
+    stack.up()
+    done = stack.run("verify")
+    assert done.returncode == 1
+    assert "broken at Mosquitto → consumer: the process span is the root of another trace" in done.stderr
+
+    def processed() -> list[Span]:
+        return [span for spans in traces_since(stack, since) for span in roots(spans) if span.kind == "Consumer"]
+
+    found = eventually(processed)
+    assert all(span.attributes["mqtt.missing_context_reason"] == "absent" for span in found)
+    stack.runtime.down()
+
+
+def test_a_batch_is_one_span_with_a_link_to_each_publish_span(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(BATCH_SIZE="5", BATCH_SECONDS="2", WORKERS="1", INTERVAL_SECONDS="0.5")
+    stack.up()
+    done = stack.run("verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (linked,) = re.findall(r"processed in a batch of (\d+), by the span process in trace ([0-9a-f]{32})", done.stdout)
+    count, trace_id = int(linked[0]), linked[1]
+    assert 2 <= count <= 5
+    batch = stack.viewer.trace(trace_id)
+    (process,) = [span for span in batch if span.kind == "Consumer"]
+    assert process.attributes["messaging.batch.message_count"] == count == len(process.links)
+    assert sorted(span.kind for span in batch) == ["Client", "Consumer", "Server"]
+    for publish_trace, publish_span in process.links:
+        (publish,) = eventually(lambda publish_trace=publish_trace: stack.viewer.trace(publish_trace))
+        assert (publish.kind, publish.span_id) == ("Producer", publish_span)
+    stack.runtime.down()
+
+
+@pytest.mark.parametrize("bad", ["no JSON", '{"message_id": "x"}'])
+def test_a_bad_reading_does_not_take_its_batch_with_it(new_stack: Callable[..., Stack], bad: str) -> None:
+    stack = new_stack(BATCH_SIZE="5", BATCH_SECONDS="1", WORKERS="1", DEVICES="1", INTERVAL_SECONDS="0.2")
+    stack.up()
+
+    def count(what: str) -> int:
+        return stack.runtime.log_text("consumer").count(what)
+
+    stack.publish_with_mosquitto_pub("sensors/sensor-001/reading", bad)
+    eventually(lambda: count("moved reading ") == 1)
+    before = count(" in a batch")
+    eventually(lambda: count(" in a batch") > before + 10)
+    assert count("moved reading ") == 1
+    stack.runtime.down()
