@@ -251,6 +251,39 @@ def test_the_hook_sees_the_span_and_the_message(connect: Connect, instrument, sp
     assert spans.published()[0].attributes["messaging.message.id"] == "17"
 
 
+def test_the_hook_may_add_properties(connect: Connect, instrument, spans, topic, inbox):
+    def publish_hook(span, topic, payload, properties):
+        properties.UserProperty = ("added", "by the hook")
+        properties.MessageExpiryInterval = 60
+
+    instrument(publish_hook=publish_hook)
+    connect(topic, on_message=inbox).publish(topic, "x")
+    received = inbox.wait_for()[0].properties
+    assert [name for name, _ in received.UserProperty] == ["traceparent", "added"]
+    assert hasattr(received, "MessageExpiryInterval")
+
+
+@pytest.mark.usefixtures("instrumented")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    own=st.lists(st.tuples(st.text(), st.one_of(st.text(), st.just("x" * 65_536), st.just("\ud800")))),
+    others=st.fixed_dictionaries({}, optional={"ContentType": st.text(), "CorrelationData": st.binary()}),
+)
+def test_properties_are_packed_as_paho_packs_them(own, others):
+    def packed(pack: Callable[[Properties], bytes]) -> object:
+        try:
+            return pack(properties)
+        except Exception as error:
+            return type(error)
+
+    client = offline_client()
+    client.publish("topic", qos=1, properties=publish_properties(UserProperty=own, **others))
+    (message,) = client._out_messages.values()
+    properties = message.properties
+    assert type(properties).pack is not Properties.pack
+    assert packed(type(properties).pack) == packed(Properties.pack)
+
+
 def test_an_exception_of_the_hook_costs_no_message(connect: Connect, instrument, spans, topic, inbox, caplog):
     def publish_hook(*_):
         raise RuntimeError("hook")
