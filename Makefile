@@ -8,7 +8,7 @@ LOCKED := producer consumer echo scout-local
 STACK := $(BIN)/python -m stack
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify test lint format lock screenshots
+.PHONY: help up down ps logs verify test test-matrix bench lint format lock screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ verify: $(VENV)/ready ## Send one reading through the stack and check its trace 
 test: $(VENV)/ready ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests
 	@$(BIN)/pytest --cov $(PYTEST_ARGS)
+
+test-matrix: $(VENV)/ready ## Test the instrumentation on every Python and paho-mqtt that it supports
+	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
+
+bench: $(VENV)/ready ## Measure the instrumentation against plain paho-mqtt
+	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/benchmarks/throughput.py
 
 lint: $(VENV)/ready ## Check format, style, types and that the lock files are current
 	@$(BIN)/ruff format --check .
