@@ -7,7 +7,30 @@ from uuid import UUID
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+# A thousand readings and some; a larger body is answered with 413.
+MAX_BODY_BYTES = 512 * 1024
+
+
+def text_only(value: object) -> object:
+    """Refuses a number, which pydantic would read as seconds since 1970."""
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+def number_only(value: object) -> object:
+    """Refuses a string of digits, and true and false, which pydantic would read as numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number")
+    return value
+
+
+# JSON's integers are exact up to 2^53 - 1 (RFC 8259, section 6).
+Integer = Annotated[int, Field(ge=0, le=2**53 - 1), BeforeValidator(number_only)]
+Number = Annotated[FiniteFloat, BeforeValidator(number_only)]
 
 
 class Reading(BaseModel):
@@ -15,10 +38,10 @@ class Reading(BaseModel):
 
     message_id: UUID
     device_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    sequence: Annotated[int, Field(ge=0, lt=2**63)]
-    timestamp: datetime
-    temperature_c: FiniteFloat
-    humidity_pct: FiniteFloat
+    sequence: Integer
+    timestamp: Annotated[datetime, BeforeValidator(text_only)]
+    temperature_c: Number
+    humidity_pct: Number
 
 
 Batch = Annotated[list[Reading], Field(min_length=1, max_length=1000)]
@@ -31,9 +54,10 @@ class Health(BaseModel):
 
 
 app = FastAPI(title="echo", description="Answers each reading it is sent.")
+app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
 
 
-@app.post("/echo")
+@app.post("/echo", responses={400: {"description": "No JSON"}, 413: {"description": "Too large"}})
 async def echo(readings: Reading | Batch) -> Reading | Batch:
     """Sends the reading back, or an array of them."""
     return readings
