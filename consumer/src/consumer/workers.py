@@ -36,11 +36,6 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def waiting(self) -> int:
-        """How many deliveries no worker has taken yet."""
-        return sum(waiting.qsize() for waiting in self._queues)
-
     def submit(self, delivery: Delivery) -> None:
         """Leaves a delivery to its worker."""
         worker = zlib.crc32(delivery.message._topic) % len(self._queues)
