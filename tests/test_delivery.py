@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import socketserver
+import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
@@ -402,3 +404,29 @@ def test_the_network_of_the_consumer_stalls(new_stack: Callable[..., Stack]) -> 
     publisher.ledger.settle()
     publisher.close()
     stack.runtime.down()
+
+
+def can_mount(folder: Path) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    return os.getuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_the_disk_of_the_broker_is_full(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400")
+    data = stack.settings.run_dir / "mosquitto" / "data"
+    data.mkdir(parents=True)
+    if not can_mount(data):
+        pytest.skip("a small disk takes a mount, which this user may not make")
+    try:
+        stack.up()
+        stack.stop_part("consumer")
+        publisher = Publisher(stack)
+        publisher.send(2000)  # more than the disk holds
+        eventually(lambda: "No space left on device" in stack.runtime.log_text("mosquitto"))
+        stack.start_part("consumer")
+        publisher.ledger.settle()
+        assert publisher.ledger.twice() == 0
+        publisher.close()
+        stack.runtime.down()
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
