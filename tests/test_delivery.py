@@ -45,13 +45,17 @@ class Ledger:
     """What became of the readings that a test sent."""
 
     stack: Stack
+    consumers: tuple[str, ...] = ("consumer",)
     sent: list[str] = field(default_factory=list)
 
     def processed(self) -> Counter[str]:
-        return Counter(PROCESSED.findall(self.stack.runtime.log_text("consumer")))
+        return Counter(PROCESSED.findall(self._log()))
 
     def dead_lettered(self) -> Counter[str]:
-        return Counter(DEAD_LETTERED.findall(self.stack.runtime.log_text("consumer")))
+        return Counter(DEAD_LETTERED.findall(self._log()))
+
+    def _log(self) -> str:
+        return "".join(map(self.stack.runtime.log_text, self.consumers))
 
     def lost(self) -> set[str]:
         return set(self.sent) - self.processed().keys() - self.dead_lettered().keys()
@@ -73,8 +77,8 @@ class Ledger:
 class Publisher:
     """Publishes readings as the producer's user, each acknowledged by the broker before it counts as sent."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.ledger = Ledger(stack)
+    def __init__(self, stack: Stack, consumers: tuple[str, ...] = ("consumer",)) -> None:
+        self.ledger = Ledger(stack, consumers)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         password = stack.settings.mqtt_producer_password.get_secret_value()
         self._client.username_pw_set(stack.settings.mqtt_producer_username, password)

@@ -16,6 +16,11 @@ class Settings(BrokerSettings):
     topic_filter: str = Field(
         default="sensors/+/reading", min_length=1, description="an MQTT topic filter, such as sensors/+/reading"
     )
+    share_name: str = Field(
+        default="consumers",
+        pattern=r"^[^/+#\x00-\x1f\x7f]{1,100}$",
+        description="1 to 100 characters without / + # or a control character",
+    )
     echo_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8080/echo"), description="a URL, such as http://127.0.0.1:8080/echo"
     )
@@ -26,3 +31,8 @@ class Settings(BrokerSettings):
     batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
     batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
+
+    @property
+    def shared_filter(self) -> str:
+        """What it subscribes to: each reading goes to one of the consumers of this share."""
+        return f"$share/{self.share_name}/{self.topic_filter}"

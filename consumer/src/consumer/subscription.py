@@ -66,14 +66,16 @@ class Subscription:
             log.error("the broker refuses the connection: %s", reason_code)
         else:
             self._heard = time.monotonic()
-            client.subscribe([(self._settings.topic_filter, 1), (UPTIME, 0), (DROPPED, 0)])
+            client.subscribe([(self._settings.shared_filter, 1), (UPTIME, 0), (DROPPED, 0)])
+            # A session of a release that did not share would bring each reading twice.
+            client.unsubscribe(self._settings.topic_filter)
 
     def _on_subscribe(self, client: mqtt.Client, userdata: None, mid: int, reason_codes: Any, properties: Any) -> None:
         self._subscribed = not reason_codes[0].is_failure
         if self._subscribed:
-            log.info("subscribed to %s", self._settings.topic_filter)
+            log.info("subscribed to %s", self._settings.shared_filter)
         else:
-            log.error("the broker refuses the subscription to %s: %s", self._settings.topic_filter, reason_codes[0])
+            log.error("the broker refuses the subscription to %s: %s", self._settings.shared_filter, reason_codes[0])
 
     def _on_disconnect(self, *_: object) -> None:
         self._subscribed = False

@@ -47,7 +47,7 @@ class LocalRuntime:
         """Starts what does not run yet and returns when all of it is healthy.
 
         Raises:
-            StackError: If a port is taken, or a part does not become healthy.
+            StackError: If a port is taken, a part does not become healthy, or it runs with other parts than these.
         """
         binaries = build.prepare(self._settings)
         parts = local_parts(self._settings, binaries)
@@ -55,6 +55,8 @@ class LocalRuntime:
             self._check_ports()
             self._write(parts)
             self._start_supervisor()
+        elif self._names() != {part.name for part in parts}:
+            raise StackError("the stack runs with other parts than CONSUMERS and SCOUT_* ask for; run `make down up`")
         started = time.monotonic()
         with console.status("Starting ...") as status:
             for wave in sorted({part.wave for part in parts}):
@@ -177,6 +179,10 @@ class LocalRuntime:
             if time.monotonic() > deadline:
                 raise StackError(f"supervisor does not answer; see {self._run / 'supervisord.log'}")
             time.sleep(0.02)
+
+    def _names(self) -> set[str]:
+        with self._supervisor() as supervisor:
+            return {info["name"] for info in supervisor.getAllProcessInfo()}
 
     def _start(self, name: str) -> None:
         with self._supervisor() as supervisor:

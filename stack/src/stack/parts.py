@@ -140,7 +140,6 @@ def _services(settings: Settings) -> list[Part]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_grpc_port),
     }
     producer_beat = settings.run_dir / "producer.healthy"
-    consumer_beat = settings.run_dir / "consumer.healthy"
     return [
         Part(
             name="echo",
@@ -150,20 +149,7 @@ def _services(settings: Settings) -> list[Part]:
             wave=4,
             address=local_url(settings.echo_port, "/docs"),
         ),
-        Part(
-            name="consumer",
-            command=[sys.executable, "-m", "consumer"],
-            environment={
-                **common,
-                "OTEL_SERVICE_NAME": "consumer",
-                "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
-                "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
-                "ECHO_URL": local_url(settings.echo_port, "/echo"),
-                "HEALTH_FILE": str(consumer_beat),
-            },
-            healthy=beats(consumer_beat),
-            wave=4,
-        ),
+        *(_consumer(settings, common, name) for name in consumer_names(settings.consumers)),
         Part(
             name="producer",
             command=[sys.executable, "-m", "producer"],
@@ -180,6 +166,30 @@ def _services(settings: Settings) -> list[Part]:
             wave=5,
         ),
     ]
+
+
+def consumer_names(count: int) -> list[str]:
+    """The consumers' parts; their client ids too, so that each finds its session again after a restart."""
+    return ["consumer", *(f"consumer-{number}" for number in range(2, count + 1))]
+
+
+def _consumer(settings: Settings, common: Mapping[str, str], name: str) -> Part:
+    beat = settings.run_dir / f"{name}.healthy"
+    return Part(
+        name=name,
+        command=[sys.executable, "-m", "consumer"],
+        environment={
+            **common,
+            "OTEL_SERVICE_NAME": "consumer",
+            "MQTT_CLIENT_ID": name,
+            "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
+            "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
+            "ECHO_URL": local_url(settings.echo_port, "/echo"),
+            "HEALTH_FILE": str(beat),
+        },
+        healthy=beats(beat),
+        wave=4,
+    )
 
 
 def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:

@@ -1,0 +1,79 @@
+"""Several consumers share the readings: each is processed by one of them, and the death of one loses none."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from test_delivery import PROCESSED, Publisher
+
+from harness import Stack, eventually
+
+CONSUMERS = ("consumer", "consumer-2", "consumer-3")
+
+
+@pytest.fixture(scope="module")
+def shared_stack(new_stack: Callable[..., Stack]) -> Stack:
+    """Three consumers, and a producer that keeps still."""
+    stack = new_stack(CONSUMERS="3", DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000")
+    stack.up()
+    return stack
+
+
+@pytest.fixture
+def publisher(shared_stack: Stack) -> Iterator[Publisher]:
+    publisher = Publisher(shared_stack, CONSUMERS)
+    yield publisher
+    publisher.close()
+
+
+def shares(publisher: Publisher) -> list[int]:
+    """How many of the readings each consumer has processed."""
+    sent = set(publisher.ledger.sent)
+    logs = [publisher.ledger.stack.runtime.log_text(name) for name in CONSUMERS]
+    return [len(sent & set(PROCESSED.findall(log))) for log in logs]
+
+
+def test_three_consumers_share_300_readings(shared_stack: Stack, publisher: Publisher) -> None:
+    publisher.send(300)
+    publisher.ledger.settle()
+    print(f"shares {shares(publisher)}")
+    assert sum(shares(publisher)) == 300
+    assert publisher.ledger.twice() == 0
+    assert min(shares(publisher)) > 0
+    healthy = {name for name, state, _ in shared_stack.runtime.states() if state == "healthy"}
+    assert healthy.issuperset(CONSUMERS)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_one_of_three_is_ended_with_readings_under_way(
+    shared_stack: Stack, publisher: Publisher, sign: signal.Signals
+) -> None:
+    pid = shared_stack.pid("consumer-2")
+    publisher.send(500)
+    assert publisher.ledger.lost()
+    os.kill(pid, sign)
+    publisher.ledger.settle()
+    print(f"shares {shares(publisher)}")
+    assert shared_stack.pid("consumer-2") != pid
+    # At most what each of its workers had in hand.
+    assert publisher.ledger.twice() <= 10
+    assert min(shares(publisher)) > 0
+
+
+def test_readings_wait_for_the_one_that_is_away(shared_stack: Stack, publisher: Publisher) -> None:
+    shared_stack.stop_part("consumer-3")
+    publisher.send(300)
+    eventually(lambda: sum(shares(publisher)) >= 200)
+    assert shares(publisher)[2] == 0
+    shared_stack.start_part("consumer-3")
+    publisher.ledger.settle()
+    print(f"shares {shares(publisher)}")
+    assert publisher.ledger.twice() == 0
+
+
+def test_another_number_of_consumers_wants_a_new_start(shared_stack: Stack) -> None:
+    fewer = Stack(shared_stack.settings.run_dir, **shared_stack.values | {"CONSUMERS": "2"})
+    done = fewer.run("up")
+    assert done.returncode == 1
+    assert "make down up" in done.stderr
