@@ -106,6 +106,14 @@ def test_an_error_belongs_to_the_lowest_hop_that_has_it() -> None:
     assert found.hop == "consumer → HTTP"
 
 
+def test_a_consumer_that_still_tries_is_not_one_that_heard_nothing() -> None:
+    publish, _, post, _ = whole()
+    found = first_break([publish, replace(post, status="Error", status_message="refused")], TOPIC, MESSAGE_ID)
+    assert found
+    assert found.hop == "consumer → HTTP"
+    assert found.problem == "the consumer is still trying, POST failed 1 times so far: refused"
+
+
 def test_another_message_id_breaks_the_hop() -> None:
     found = first_break(whole(), TOPIC, "another")
     assert found

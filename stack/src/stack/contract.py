@@ -106,6 +106,10 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
     for hop in hops(topic, message_id):
         span = next((span for span in candidates if (span.name, span.kind) == (hop.name, hop.kind)), None)
         if span is None:
+            if attempts := _failed_attempts(spans):
+                http = hops(topic, message_id)[2]
+                problem = f"the consumer is still trying, {attempts[-1].name} failed {len(attempts)} times so far: "
+                return Break(http.title, problem + (attempts[-1].status_message or "no answer"), http.hint)
             there = ", ".join(f"{span.name} ({span.kind})" for span in candidates) or "nothing"
             return Break(hop.title, f"expected the span {hop.name} ({hop.kind}) here, found {there}", hop.hint)
         error = f"its status is an error: {span.status_message or span.attributes.get('error.type')}"
@@ -123,6 +127,11 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
         extra = ", ".join(sorted(span.name for span in spans))
         return Break("the whole trace", f"expected {expected} spans and no more, found {len(spans)}: {extra}", "")
     return None
+
+
+def _failed_attempts(spans: list[Span]) -> list[Span]:
+    """Requests that failed below a process span that is not at its end, and so not in the backend."""
+    return [span for span in roots(spans) if span.kind == "Client" and span.status == "Error"]
 
 
 def is_whole_batch(spans: list[Span], publish: Span) -> bool:
