@@ -28,7 +28,11 @@ def stopped(stack: Stack, part: str) -> Iterator[None]:
     [
         ("mosquitto", "broken at producer → Mosquitto: ", "make logs PART=mosquitto"),
         ("consumer", "broken at Mosquitto → consumer: expected the span process ", "make logs PART=consumer"),
-        ("echo", "broken at consumer → HTTP: the consumer is still trying, POST failed ", "make logs PART=consumer"),
+        (
+            "echo",
+            "broken at consumer → HTTP: the consumer keeps the reading until echo is back, which is stopped",
+            "make logs PART=consumer",
+        ),
         ("gateway", "broken at Collector → Scout: no span of the reading arrived", "verify the four SCOUT_* values"),
         ("collector", "error: the Collector does not answer at ", ""),
         ("viewer", "error: the viewer at ", ""),

@@ -35,6 +35,10 @@ class Runtime(Protocol):
         """The whole log of a part."""
         ...
 
+    def states(self) -> list[tuple[str, str, str]]:
+        """Name, state and address of each part."""
+        ...
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -116,7 +120,7 @@ def in_viewer(runtime: Runtime, settings: Settings, reading: Reading) -> int:
         )
         return 0
     if found:
-        raise BrokenHopError(explain_lost_context(viewer, reading) or found)
+        raise BrokenHopError(explain_lost_context(viewer, reading) or explain_waiting(runtime, found))
     console.print(f"One reading, one trace: {viewer.page(reading.trace_id)}")
     return 0
 
@@ -197,6 +201,17 @@ def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
                     "protocol=MQTTv5, and that nothing between them drops user properties.",
                 )
     return None
+
+
+def explain_waiting(runtime: Runtime, found: Break) -> Break:
+    """Names echo, if the consumer keeps the reading only because echo is away."""
+    echo = {name: state for name, state, _ in runtime.states()}.get("echo", "stopped")
+    if found.hop != "Mosquitto → consumer" or echo == "healthy":
+        return found
+    hint = (
+        "Start it again (make up), or see what it says: make logs PART=echo; the consumer says: make logs PART=consumer"
+    )
+    return Break("consumer → HTTP", f"the consumer keeps the reading until echo is back, which is {echo}", hint)
 
 
 def tree(spans: list[Span]) -> Tree:
