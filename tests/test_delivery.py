@@ -202,14 +202,17 @@ def test_echo_talks_nonsense_for_a_while(quiet_stack: Stack, publisher: Publishe
     assert not publisher.ledger.dead_lettered().keys() & set(publisher.ledger.sent)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-def test_the_consumer_is_ended_with_500_queued(quiet_stack: Stack, publisher: Publisher, sign: signal.Signals) -> None:
+# Killed, it has not acknowledged at most what the broker sent ahead (QUEUE_SIZE); told to stop, it finishes that.
+@pytest.mark.parametrize(("sign", "twice"), [(signal.SIGKILL, 200), (signal.SIGTERM, 20)])
+def test_the_consumer_is_ended_with_500_queued(
+    quiet_stack: Stack, publisher: Publisher, sign: signal.Signals, twice: int
+) -> None:
     pid = quiet_stack.pid("consumer")
     publisher.send(500)
     os.kill(pid, sign)
     publisher.ledger.settle()
     assert quiet_stack.pid("consumer") != pid
-    assert publisher.ledger.twice() <= 10
+    assert publisher.ledger.twice() <= twice
 
 
 def test_500_readings_arrive_while_the_consumer_is_away(quiet_stack: Stack, publisher: Publisher) -> None:

@@ -119,7 +119,7 @@ def test_the_readings_of_a_device_stay_in_order() -> None:
         assert all(mids == sorted(mids) for mids in handled.values())
 
 
-def test_stopping_finishes_what_is_in_hand_and_leaves_the_rest() -> None:
+def test_stopping_finishes_what_is_there() -> None:
     begun, go_on = threading.Event(), threading.Event()
     handled: list[int] = []
 
@@ -134,4 +134,16 @@ def test_stopping_finishes_what_is_in_hand_and_leaves_the_rest() -> None:
     assert begun.wait(10)
     threading.Timer(0.1, go_on.set).start()
     workers.stop(5)
-    assert handled == [0]
+    assert handled == [0, 1, 2]
+
+
+def test_stopping_does_not_wait_for_ever() -> None:
+    go_on = threading.Event()
+
+    def handle(deliveries: list[Delivery]) -> None:
+        go_on.wait(10)
+
+    workers = Workers(1, handle)
+    workers.submit(Delivery(message(1)))
+    workers.stop(0.1)
+    go_on.set()

@@ -36,6 +36,14 @@ def test_what_the_broker_says_of_itself_is_no_reading(subscription: Subscription
     workers.submit.assert_not_called()
 
 
+def test_told_to_stop_it_takes_no_more_readings(subscription: Subscription) -> None:
+    workers: Mock = subscription._workers  # pyright: ignore[reportAssignmentType] (the fixture's)
+    subscription._on_message(Mock(), None, message("sensors/sensor-001/reading", b"{}"))
+    subscription.stop_accepting()
+    subscription._on_message(Mock(), None, message("sensors/sensor-001/reading", b"{}"))
+    workers.submit.assert_called_once()
+
+
 def test_silence_on_a_standing_connection_is_not_healthy(
     subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:

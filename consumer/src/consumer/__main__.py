@@ -57,7 +57,8 @@ def main() -> int:
             log.critical("nothing comes from the broker although the connection stands; stopping to be started again")
             return 1
 
-    # What is under way is finished; the broker keeps the rest for the next start.
+    # What is here is finished; the broker keeps the rest for the next start.
+    subscription.stop_accepting()
     workers.stop(timeout_seconds=settings.echo_timeout_seconds)
     client.disconnect()
     client.loop_stop()

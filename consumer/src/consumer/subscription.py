@@ -36,6 +36,7 @@ class Subscription:
         self._subscribed = False
         self._heard = time.monotonic()
         self._dropped: int | None = None
+        self._accepting = True
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -60,6 +61,10 @@ class Subscription:
         host, port = self._settings.mqtt_host, self._settings.mqtt_port
         self._client.connect_async(host, port, clean_start=False, properties=properties)
         self._client.loop_start()
+
+    def stop_accepting(self) -> None:
+        """Takes no more readings: they are not acknowledged, so the broker keeps them for the next start."""
+        self._accepting = False
 
     def _on_connect(self, client: mqtt.Client, userdata: None, flags: Any, reason_code: Any, properties: Any) -> None:
         if reason_code.is_failure:
@@ -86,7 +91,11 @@ class Subscription:
         self._heard = time.monotonic()
         if message.topic == DROPPED:
             self._on_dropped(int(message.payload))
-        elif message.topic != UPTIME and (delivery := self._acknowledgements.arrived(message)) is not None:
+        elif message.topic != UPTIME and self._accepting:
+            self._hand_over(message)
+
+    def _hand_over(self, message: mqtt.MQTTMessage) -> None:
+        if (delivery := self._acknowledgements.arrived(message)) is not None:
             self._workers.submit(delivery)
 
     def _on_dropped(self, count: int) -> None:

@@ -27,7 +27,6 @@ class Workers:
         self._handle = handle
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
-        self._stopping = threading.Event()
         self._queues: list[queue.SimpleQueue[Delivery | None]] = [queue.SimpleQueue() for _ in range(count)]
         self._threads = [
             threading.Thread(target=self._work, args=(waiting,), name=f"worker-{number}", daemon=True)
@@ -42,8 +41,7 @@ class Workers:
         self._queues[worker].put(delivery)
 
     def stop(self, timeout_seconds: float) -> None:
-        """Lets each worker finish what it has in hand; what still waits is left to the broker, who sends it again."""
-        self._stopping.set()
+        """Lets the workers finish what they have; what is not done in time stays with the broker."""
         for waiting in self._queues:
             waiting.put(None)
         deadline = time.monotonic() + timeout_seconds
@@ -51,7 +49,7 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self, waiting: queue.SimpleQueue[Delivery | None]) -> None:
-        while (first := waiting.get()) is not None and not self._stopping.is_set():
+        while (first := waiting.get()) is not None:
             self._handle([first, *self._more(waiting)])
 
     def _more(self, waiting: queue.SimpleQueue[Delivery | None]) -> list[Delivery]:
