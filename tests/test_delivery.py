@@ -389,8 +389,8 @@ def test_the_broker_is_killed(new_stack: Callable[..., Stack]) -> None:
         time.sleep(3)
     lost = sent - len(ledger.processed())
     print(f"sent {sent}, processed {len(ledger.processed())}, lost {lost}")
-    # Mosquitto keeps in memory what came since it last wrote its store: a second at 50 readings, and the one it writes.
-    assert 0 <= lost <= 110
+    # Mosquitto forgets what came since it last wrote its store; its interval is a second, which a busy machine stretches.
+    assert 0 <= lost <= 5 * 50
     stack.runtime.down()
 
 
