@@ -389,7 +389,7 @@ def test_the_broker_is_killed(new_stack: Callable[..., Stack]) -> None:
         time.sleep(3)
     lost = sent - len(ledger.processed())
     print(f"sent {sent}, processed {len(ledger.processed())}, lost {lost}")
-    # Mosquitto forgets what came since it last wrote its store; its interval is a second, which a busy machine stretches.
+    # Mosquitto forgets what came since it last wrote its store: each second, later on a busy machine.
     assert 0 <= lost <= 5 * 50
     stack.runtime.down()
 
