@@ -5,9 +5,9 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from test_delivery import PROCESSED, Publisher
 
 from harness import Stack, eventually
+from test_delivery import PROCESSED, Publisher
 
 CONSUMERS = ("consumer", "consumer-2", "consumer-3")
 
