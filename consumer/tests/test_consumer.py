@@ -34,6 +34,17 @@ def test_deep_nesting_and_lone_surrogates_are_no_trap() -> None:
     assert message_id(b'{"message_id": "\\ud800"}') == "?"
 
 
+@pytest.mark.parametrize("value", ["a/b", "+", "a#", "a\nb", "x" * 101])
+def test_a_share_name_that_would_break_the_filter_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    monkeypatch.setenv("SHARE_NAME", value)
+    with pytest.raises(SystemExit):
+        load_settings(Settings)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"SHARE_NAME is {value!r}; it must be 1 to 100 characters without / + # or a control character"
+
+
 @pytest.mark.parametrize("value", ["not a url", "ftp://echo/", "http://"])
 def test_a_wrong_echo_url_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str

@@ -54,6 +54,7 @@ def test_with_all_four_values_the_local_scout_stays_off(monkeypatch: pytest.Monk
         ("MQTT_PORT", "70000", "a TCP port, 1 to 65535"),
         ("MQTT_PRODUCER_USERNAME", "a:b", "1 to 64 letters, digits, _ . or -"),
         ("DEVICES", "0", "a number of sensors, 1 to 100000"),
+        ("CONSUMERS", "17", "a number of consumers, 1 to 16"),
         ("COLLECTOR_DEBUG_VERBOSITY", "loud", "basic, normal or detailed"),
         ("SCOUT_TOKEN_URL", "scout", "an http:// or https:// URL"),
     ],
