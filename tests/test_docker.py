@@ -84,6 +84,7 @@ def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
     assert holders == {
         "MQTT_PRODUCER_PASSWORD": {"mosquitto", "producer"},
         "MQTT_CONSUMER_PASSWORD": {"mosquitto", "consumer"},
+        "MQTT_OPERATOR_PASSWORD": {"mosquitto"},
         "SCOUT_CLIENT_SECRET": {"collector"},
         "LOCAL_SCOUT_CLIENT_SECRET": {"issuer"},
     }
