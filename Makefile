@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOCKED := producer consumer echo scout-local
+LOCKED := certificates producer consumer echo scout-local
 STACK := $(BIN)/python -m stack
 
 .DEFAULT_GOAL := help

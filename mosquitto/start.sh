@@ -33,9 +33,18 @@ printf '%s:%s\n' "$MQTT_PRODUCER_USERNAME" "$MQTT_PRODUCER_PASSWORD" \
     "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" >"$state/passwords"
 mosquitto_passwd -U "$state/passwords"
 
+# Options at the end of the file are of the listener, which then takes nothing but TLS.
+if [ "${MQTT_TLS:-0}" = 1 ]; then
+    printf 'certfile %s\nkeyfile %s\n' "$MQTT_CERTIFICATES/server.crt" "$MQTT_CERTIFICATES/server.key" \
+        >>"$state/mosquitto.conf"
+fi
+
 # What the health check logs in with (mosquitto_sub reads it from $XDG_CONFIG_HOME).
 printf -- '-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" \
     >"$state/mosquitto_sub"
+if [ "${MQTT_TLS:-0}" = 1 ]; then
+    printf -- '--cafile %s\n' "$MQTT_CERTIFICATES/ca.crt" >>"$state/mosquitto_sub"
+fi
 
 unset MQTT_PRODUCER_PASSWORD MQTT_CONSUMER_PASSWORD MQTT_OPERATOR_PASSWORD
 exec mosquitto -c "$state/mosquitto.conf"

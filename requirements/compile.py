@@ -13,6 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 OWN_PACKAGES = [
+    "mqtt-tracing-certificates",
     "mqtt-tracing-consumer",
     "mqtt-tracing-echo",
     "mqtt-tracing-producer",
@@ -22,7 +23,7 @@ OWN_PACKAGES = [
     "mqtt-tracing-telemetry",
     "opentelemetry-instrumentation-paho-mqtt",
 ]
-SERVICES = ["consumer", "echo", "producer", "scout-local"]
+SERVICES = ["certificates", "consumer", "echo", "producer", "scout-local"]
 
 
 def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:

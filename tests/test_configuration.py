@@ -46,4 +46,4 @@ def test_every_setting_is_documented_with_its_default() -> None:
         default = field.default
         shown = default.get_secret_value() if hasattr(default, "get_secret_value") else default
         if shown is not None and name != "run_dir":
-            assert documented[name.upper()] == (f"{shown:g}" if isinstance(shown, float) else str(shown))
+            assert documented[name.upper()] == (f"{shown:g}" if isinstance(shown, float | bool) else str(shown))

@@ -1,14 +1,20 @@
 """How a service reaches the broker."""
 
+import logging
 import socket
+import ssl
+import sys
 from pathlib import Path
+from typing import Self
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from pydantic import Field, SecretStr
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.settings import Port
+
+log = logging.getLogger(__name__)
 
 
 def _send_at_once(client: mqtt.Client, userdata: object, connection: socket.socket) -> None:
@@ -26,6 +32,15 @@ class BrokerSettings(BaseSettings):
     mqtt_tls: bool = Field(default=False, description="1 or 0")
     mqtt_ca_file: Path | None = Field(default=None, description="a path of a file with the authority's certificate")
     mqtt_json_envelope: bool = Field(default=False, description="1 or 0")
+
+    _tls: ssl.SSLContext = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _ca_file_is_there(self) -> Self:
+        # Without TLS nobody reads it.
+        if self.mqtt_tls and self.mqtt_ca_file and not self.mqtt_ca_file.is_file():
+            raise ValueError(f"MQTT_CA_FILE is {self.mqtt_ca_file}, and there is no such file")
+        return self
 
     def json_envelope(self, *topic_filters: str) -> tuple[str, ...]:
         """The filters of the topics whose payloads carry the trace context: none, unless asked for."""
@@ -48,6 +63,21 @@ class BrokerSettings(BaseSettings):
         client.username_pw_set(username, password.get_secret_value())
         client.reconnect_delay_set(min_delay=1, max_delay=30)
         client.on_socket_open = _send_at_once
+        client.on_connect_fail = self._say_why
         if self.mqtt_tls:
-            client.tls_set(ca_certs=str(self.mqtt_ca_file) if self.mqtt_ca_file else None)
+            self._tls = ssl.create_default_context(cafile=self.mqtt_ca_file)
+            client.tls_set_context(self._tls)
         return client
+
+    def _say_why(self, client: mqtt.Client, userdata: object) -> None:
+        """Logs why there is no connection: paho tries again, but keeps the reason to itself."""
+        # paho calls this while it handles the error.
+        error = sys.exception()
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not trusted: {error.verify_message}"
+            if self.mqtt_ca_file:
+                # The authority may have been renewed since.
+                self._tls.load_verify_locations(self.mqtt_ca_file)
+        else:
+            reason = str(error)
+        log.error("cannot connect to the broker at %s:%d, trying again: %s", self.mqtt_host, self.mqtt_port, reason)

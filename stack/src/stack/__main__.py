@@ -49,7 +49,7 @@ def up(settings: Settings) -> None:
     else:
         console.print(f"Traces:  in Scout ({settings.scout_otlp_endpoint})")
     console.print(f"Echo:    {local_url(settings.echo_port, '/docs')}")
-    console.print(f"Broker:  mqtt://127.0.0.1:{settings.mqtt_port}")
+    console.print(f"Broker:  {settings.broker_address}")
     console.print("Next:    make verify")
 
 

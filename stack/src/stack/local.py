@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import SupervisorTransport
 
+import certificates
 from stack import build, launch
 from stack.console import console
 from stack.errors import StackError
@@ -54,6 +55,8 @@ class LocalRuntime:
         if not self.running():
             self._check_ports()
             self._write(parts)
+            if self._settings.mqtt_tls:
+                certificates.prepare(self._settings.tls_folder)
             self._start_supervisor()
         elif self._names() != {part.name for part in parts}:
             raise StackError("the stack runs with other parts than CONSUMERS and SCOUT_* ask for; run `make down up`")

@@ -83,6 +83,7 @@ def _mosquitto(settings: Settings) -> Part:
             "MOSQUITTO_STATE": str(state),
             "MOSQUITTO_DATA": str(state / "data"),
             "MQTT_PORT": str(settings.mqtt_port),
+            **tls_values(settings),
             "MQTT_PRODUCER_USERNAME": settings.mqtt_producer_username,
             "MQTT_PRODUCER_PASSWORD": settings.mqtt_producer_password.get_secret_value(),
             "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
@@ -92,7 +93,7 @@ def _mosquitto(settings: Settings) -> Part:
         },
         healthy=lambda: _broker_delivers(state),
         wave=1,
-        address=f"mqtt://127.0.0.1:{settings.mqtt_port}",
+        address=settings.broker_address,
     )
 
 
@@ -117,6 +118,14 @@ def _collector(settings: Settings, otelcol: Path) -> Part:
     )
 
 
+def tls_values(settings: Settings) -> dict[str, str]:
+    """What the broker and its clients need for TLS."""
+    if not settings.mqtt_tls:
+        return {}
+    folder = settings.tls_folder
+    return {"MQTT_TLS": "1", "MQTT_CA_FILE": str(folder / "ca.crt"), "MQTT_CERTIFICATES": str(folder)}
+
+
 def scout_values(settings: Settings) -> dict[str, str]:
     """The four values that say where the Collector sends to."""
     if settings.scout_client_id is None or settings.scout_client_secret is None:
@@ -137,6 +146,7 @@ def scout_values(settings: Settings) -> dict[str, str]:
 def _services(settings: Settings) -> list[Part]:
     common = {
         "MQTT_PORT": str(settings.mqtt_port),
+        **tls_values(settings),
         "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_grpc_port),
     }
     producer_beat = settings.run_dir / "producer.healthy"

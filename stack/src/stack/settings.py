@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     run_dir: Path = Field(default=ROOT / ".run", description="a folder for logs and state")
 
     mqtt_port: Port = 1883
+    mqtt_tls: bool = Field(default=False, description="1 or 0")
     otlp_grpc_port: Port = 4317
     otlp_http_port: Port = 4318
     echo_port: Port = 8080
@@ -82,6 +83,16 @@ class Settings(BaseSettings):
     def local_scout(self) -> bool:
         """Whether the local Scout stands in for the real one."""
         return self.scout_client_id is None
+
+    @property
+    def tls_folder(self) -> Path:
+        """Where the local runtime keeps the broker's certificates."""
+        return self.run_dir / "certificates"
+
+    @property
+    def broker_address(self) -> str:
+        """The broker's URL on this machine."""
+        return f"{'mqtts' if self.mqtt_tls else 'mqtt'}://127.0.0.1:{self.mqtt_port}"
 
     def ports(self) -> dict[str, int]:
         """Variable name and number of each port that the stack listens on."""

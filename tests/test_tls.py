@@ -1,0 +1,58 @@
+"""TLS to the broker: nothing else gets in, and nobody trusts another authority."""
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import certificates
+from harness import Stack
+
+
+@pytest.fixture(scope="module")
+def tls_stack(new_stack: Callable[..., Stack]) -> Stack:
+    stack = new_stack(MQTT_TLS="1")
+    stack.up()
+    return stack
+
+
+def look_on(stack: Stack, *options: str) -> subprocess.CompletedProcess[str]:
+    """Waits for one message of the broker, as the operator."""
+    settings = stack.settings
+    login = ["-u", settings.mqtt_operator_username, "-P", settings.mqtt_operator_password.get_secret_value()]
+    command = ["mosquitto_sub", "-p", str(settings.mqtt_port), *login, "-t", "$SYS/broker/uptime", "-C", "1", "-W", "5"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_one_reading_is_one_trace_over_tls(tls_stack: Stack) -> None:
+    done = tls_stack.run("verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_client_without_tls_is_refused(tls_stack: Stack) -> None:
+    assert look_on(tls_stack).returncode != 0
+    authority = str(tls_stack.settings.tls_folder / "ca.crt")
+    done = look_on(tls_stack, "--cafile", authority)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_service_with_another_authority_refuses_the_broker_and_says_so(tls_stack: Stack, tmp_path: Path) -> None:
+    certificates.prepare(tmp_path)
+    described = json.loads((tls_stack.settings.run_dir / "parts" / "producer.json").read_text())
+    environment = described["environment"] | {"MQTT_CA_FILE": str(tmp_path / "ca.crt")}
+    command = [*described["command"], "--once"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    # It went on trying.
+    assert done.stderr.count("its certificate is not trusted: ") >= 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_only_its_owner_can_read_the_key(tls_stack: Stack) -> None:
+    key = tls_stack.settings.tls_folder / "server.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert key.stat().st_uid == os.getuid()
