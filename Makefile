@@ -4,7 +4,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOCKED := certificates producer consumer echo scout-local
 STACK := $(BIN)/python -m stack
 
 .DEFAULT_GOAL := help
