@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import socketserver
 import subprocess
 import threading
@@ -277,7 +278,7 @@ def hostile_properties(number: int) -> Properties:
             properties.UserProperty = [("traceparent", "x" * 10_000), ("tracestate", ","), ("baggage", ";=%%")]
         case 2:
             properties.UserProperty = [("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01")] * 3
-        # Control characters are not tried: Mosquitto itself refuses them.
+        # Control characters are not tried: Mosquitto itself refuses them, as it does what is no UTF-8.
         case _:
             properties.UserProperty = [("", ""), ("TRACEPARENT", "x"), ("ü" * 100, "\U0001f600")]
     return properties
@@ -303,6 +304,31 @@ def test_1000_hostile_messages_among_good_ones(quiet_stack: Stack, publisher: Pu
         assert message.topic == f"dead-letter/{topic}"
         assert "dead-letter-reason" in dict(user_properties(message))
     assert sorted(bytes(message.payload) for message in found[:15]) == sorted(HOSTILE)
+
+
+def test_names_that_are_no_utf_8_end_at_the_broker(quiet_stack: Stack, publisher: Publisher) -> None:
+    def text(value: bytes) -> bytes:
+        return len(value).to_bytes(2, "big") + value
+
+    def packet(kind: int, body: bytes) -> bytes:
+        assert len(body) < 128  # a length of one byte
+        return bytes([kind, len(body)]) + body
+
+    settings, pid = quiet_stack.settings, quiet_stack.pid("consumer")
+    login = settings.mqtt_producer_username.encode(), settings.mqtt_producer_password.get_secret_value().encode()
+    properties = b"\x26" + text(b"\xff\xfe") + text(b"value")
+    for topic, fields in ((b"sensors/x/reading", properties), (b"sensors/\xff\xfe/reading", b"")):
+        with socket.create_connection(("127.0.0.1", settings.mqtt_port), timeout=10) as connection:
+            connection.sendall(
+                packet(0x10, text(b"MQTT") + b"\x05\xc2\x00\x3c\x00" + b"".join(map(text, (b"", *login))))
+            )
+            assert connection.recv(100)[0] == 0x20  # CONNACK
+            connection.sendall(packet(0x32, text(topic) + b"\x00\x01" + bytes([len(fields)]) + fields + b"{}"))
+            answers = b"".join(iter(lambda: connection.recv(100), b""))  # until the broker closes
+            assert not answers.startswith(b"\x40"), "the broker took it"
+    publisher.send(1)
+    publisher.ledger.settle()
+    assert quiet_stack.pid("consumer") == pid
 
 
 def test_a_dead_letter_keeps_its_trace_and_says_why(quiet_stack: Stack, publisher: Publisher) -> None:
