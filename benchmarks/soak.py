@@ -33,7 +33,7 @@ def main() -> None:
         while (elapsed := time.monotonic() - started) < minutes * 60:
             with runtime._supervisor() as supervisor:
                 pids = [supervisor.getProcessInfo(name)["pid"] for name in names]
-            print(round(elapsed), *(f"{resident_mib(pid):.0f}" for pid in pids), sep="\t", flush=True)  # noqa: T201
+            print(round(elapsed), *(f"{resident_mib(pid):.0f}" for pid in pids), sep="\t", flush=True)  # noqa: T201 (its output)
             time.sleep(30)
     finally:
         runtime.down()
