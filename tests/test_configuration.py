@@ -7,9 +7,14 @@ import pytest
 import yaml
 
 from stack import build
-from stack.settings import ROOT, Settings
+from stack.settings import BACKENDS, ROOT, Settings
 
+OVERLAYS = sorted(path.stem for path in (ROOT / "collector" / "backends").glob("*.yaml"))
 VALUES = {
+    "JAEGER_OTLP_ENDPOINT": "jaeger:4317",
+    "ZIPKIN_ENDPOINT": "http://zipkin:9411/api/v2/spans",
+    "APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=00000000-0000-0000-0000-000000000000",
+    "TAIL_SAMPLING_PERCENTAGE": "10",
     "SCOUT_CLIENT_ID": "id",
     "SCOUT_CLIENT_SECRET": "secret",
     "SCOUT_TOKEN_URL": "https://scout.example/token",
@@ -23,6 +28,30 @@ def test_the_collector_accepts_its_configuration(config: str) -> None:
     command = [str(build.paths()["otelcol"]), "validate", "--config", str(ROOT / config)]
     done = subprocess.run(command, env={**os.environ, **VALUES}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("backend", OVERLAYS)
+def test_the_collector_accepts_each_backend_beside_its_configuration(backend: str) -> None:
+    configs = ["config.yaml", f"backends/{backend}.yaml", "tail-sampling.yaml"]
+    options = [option for name in configs for option in ("--config", str(ROOT / "collector" / name))]
+    command = [str(build.paths()["otelcol"]), "validate", *options]
+    done = subprocess.run(command, env={**os.environ, **VALUES}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+
+
+def test_each_backend_has_an_overlay_with_pipelines_of_its_own() -> None:
+    # Grafana takes nothing from the Collector: it shows what Prometheus and the others hold.
+    assert set(OVERLAYS) == {*BACKENDS} - {"grafana"}
+    base = yaml.safe_load((ROOT / "collector" / "config.yaml").read_text())
+    for backend in OVERLAYS:
+        overlay = yaml.safe_load((ROOT / "collector" / "backends" / f"{backend}.yaml").read_text())
+        for name, pipeline in overlay["service"]["pipelines"].items():
+            signal, _, suffix = name.partition("/")
+            assert suffix == backend
+            assert pipeline["receivers"] == base["service"]["pipelines"][signal]["receivers"]
+            assert pipeline["processors"] == base["service"]["pipelines"][signal]["processors"]
+            assert set(pipeline["exporters"]) == set(overlay["exporters"])
 
 
 def test_the_scout_exporter_is_as_the_guide_says() -> None:
@@ -45,5 +74,9 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert name.upper() in documented, f"{name.upper()} is not in .env.example"
         default = field.default
         shown = default.get_secret_value() if hasattr(default, "get_secret_value") else default
+        if isinstance(shown, float | bool):
+            shown = f"{shown:g}"
+        elif isinstance(shown, tuple):
+            shown = ",".join(shown)
         if shown is not None and name != "run_dir":
-            assert documented[name.upper()] == (f"{shown:g}" if isinstance(shown, float | bool) else str(shown))
+            assert documented[name.upper()] == str(shown)

@@ -15,13 +15,13 @@ import yaml
 
 from harness import Stack
 from stack.docker import INTERNAL_PORTS, engine_answers
-from stack.settings import ROOT, SCOUT_VARIABLES, Settings
+from stack.settings import BACKENDS, ROOT, SCOUT_VARIABLES, Settings
 
-FILES = [ROOT / "docker-compose.yml", ROOT / "scout-local" / "on" / "compose.yml"]
+FILES = [ROOT / file for file in ("docker-compose.yml", "scout-local/on/compose.yml", "observability/compose.yml")]
 SERVICES: dict[str, dict[str, Any]] = {
     name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
 }
-DOCKERFILES = sorted(ROOT.glob("*/Dockerfile"))
+DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("observability/*/Dockerfile")])
 # Ends when its work is done, and runs only with MQTT_TLS=1.
 JOB = "certificates"
 PARTS = {"mosquitto", "collector", "issuer", "gateway", "viewer", "echo", "consumer", "producer"}
@@ -30,7 +30,18 @@ needs_engine = pytest.mark.skipif(not engine_answers(), reason="no Docker engine
 
 
 def test_there_is_a_container_for_each_part() -> None:
-    assert set(SERVICES) == {*PARTS, JOB}
+    # Azure Monitor is no container of ours.
+    assert set(SERVICES) == {*PARTS, JOB, *BACKENDS} - {"azuremonitor"}
+
+
+def test_a_backend_runs_only_where_it_is_asked_for() -> None:
+    profiles = {name: set(service["profiles"]) for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {
+        "jaeger": {"jaeger"},
+        "zipkin": {"zipkin"},
+        "prometheus": {"prometheus", "grafana"},
+        "grafana": {"grafana"},
+    }
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -70,7 +81,9 @@ def test_variables_and_defaults_are_those_of_the_settings(monkeypatch: pytest.Mo
     values = {name.lower(): value for name, value in found if name.lower() in Settings.model_fields}
     of_scout = {name.lower() for name in SCOUT_VARIABLES}
     of_local_runtime = {"runtime", "run_dir", *map(str.lower, INTERNAL_PORTS)}
-    assert set(values) - of_scout == set(Settings.model_fields) - of_scout - of_local_runtime
+    # Passed on where they are set.
+    without_default = {"applicationinsights_connection_string", "tail_sampling_percentage"}
+    assert set(values) - of_scout == set(Settings.model_fields) - of_scout - of_local_runtime - without_default
     given = {name: value for name, value in values.items() if name not in of_scout}
     assert Settings(_env_file=None, **given) == Settings(_env_file=None)  # pyright: ignore[reportCallIssue, reportArgumentType] (pydantic-settings parses them)
 
@@ -79,7 +92,7 @@ def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
     holders: dict[str, set[str]] = {}
     for name, service in SERVICES.items():
         for variable in service.get("environment", {}):
-            if re.search("PASSWORD|SECRET", variable):
+            if re.search("PASSWORD|SECRET|CONNECTION_STRING", variable):
                 holders.setdefault(variable, set()).add(name)
     assert holders == {
         "MQTT_PRODUCER_PASSWORD": {"mosquitto", "producer"},
@@ -87,6 +100,7 @@ def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
         "MQTT_OPERATOR_PASSWORD": {"mosquitto"},
         "SCOUT_CLIENT_SECRET": {"collector"},
         "LOCAL_SCOUT_CLIENT_SECRET": {"issuer"},
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": {"collector"},
     }
 
 

@@ -15,7 +15,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from harness import Stack, eventually
-from stack.parts import local_url
+from stack.part import local_url
 from stack.trace import children, roots
 
 

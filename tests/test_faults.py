@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from harness import Stack, eventually
-from stack.parts import local_url
+from stack.part import local_url
 
 
 def published(stack: Stack) -> int:

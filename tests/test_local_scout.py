@@ -10,7 +10,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from harness import Stack, eventually
-from stack.parts import local_url
+from stack.part import local_url
 
 
 def grant(stack: Stack, secret: str | None = None, **form: str) -> requests.Response:

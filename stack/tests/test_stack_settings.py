@@ -57,6 +57,12 @@ def test_with_all_four_values_the_local_scout_stays_off(monkeypatch: pytest.Monk
         ("CONSUMERS", "17", "a number of consumers, 1 to 16"),
         ("COLLECTOR_DEBUG_VERBOSITY", "loud", "basic, normal or detailed"),
         ("SCOUT_TOKEN_URL", "scout", "an http:// or https:// URL"),
+        (
+            "BACKENDS",
+            "zipkin,tempo",
+            "names from jaeger, zipkin, prometheus, grafana, azuremonitor, with commas between",
+        ),
+        ("TAIL_SAMPLING_PERCENTAGE", "101", "the percentage of ordinary traces to keep, 0 to 100"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(
@@ -64,6 +70,21 @@ def test_a_wrong_value_is_one_clear_line(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert refusal(capsys) == f"{name} is {value!r}; it must be {expected}"
+
+
+def test_backends_are_a_list_and_grafana_brings_prometheus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKENDS", " zipkin, grafana,zipkin")
+    settings = load_settings(Settings)
+    assert settings.backends == ("zipkin", "prometheus", "grafana")
+    assert {"ZIPKIN_PORT", "COLLECTOR_PROMETHEUS_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"} <= settings.ports().keys()
+    assert "JAEGER_PORT" not in settings.ports()
+
+
+def test_azure_monitor_without_an_address_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKENDS", "azuremonitor")
+    assert refusal(capsys) == "APPLICATIONINSIGHTS_CONNECTION_STRING not set, but BACKENDS has azuremonitor"
 
 
 def test_two_parts_on_one_port_are_refused_by_name(

@@ -14,6 +14,7 @@ from paho.mqtt.client import MQTTMessage
 from consumer.acknowledgements import Acknowledgements
 from consumer.dead_letters import DeadLetters
 from consumer.echo import Echo
+from consumer.measurements import Measurements
 from consumer.processing import Processor, message_id
 from consumer.settings import Settings
 from consumer.subscription import Subscription
@@ -45,7 +46,8 @@ def main() -> int:
         settings.mqtt_client_id, settings.mqtt_consumer_username, settings.mqtt_consumer_password, manual_ack=True
     )
     acknowledgements = Acknowledgements(client)
-    processor = Processor(client, Echo(settings, stop), DeadLetters(client, stop), acknowledgements)
+    measurements = Measurements(settings.silent_seconds)
+    processor = Processor(client, Echo(settings, stop), DeadLetters(client, stop), acknowledgements, measurements)
     workers = Workers(settings.workers, processor.handle, settings.batch_size, settings.batch_seconds)
     subscription = Subscription(settings, client, workers, acknowledgements)
     subscription.connect()

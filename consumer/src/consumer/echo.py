@@ -4,8 +4,10 @@ import json
 import threading
 
 import requests
+from opentelemetry.trace import get_current_span
 from requests.adapters import HTTPAdapter
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
@@ -38,6 +40,12 @@ class RefusedError(EchoError):
     """Echo does not want this reading, now or later."""
 
 
+def _note_retry(state: RetryCallState) -> None:
+    """Says on the process span that an attempt failed, and why."""
+    error = state.outcome.exception() if state.outcome else None
+    get_current_span().add_event("echo is tried again", {"attempt": state.attempt_number, "reason": str(error)})
+
+
 class Echo:
     """Sends readings to echo.
 
@@ -57,6 +65,7 @@ class Echo:
             wait=wait_random_exponential(multiplier=0.2, max=5),
             stop=stop_after_delay(settings.retry_seconds) | stop_when_event_set(stop),
             sleep=sleep_using_event(stop),
+            before_sleep=_note_retry,
             reraise=True,
         )
 

@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, StatusCode
 from consumer.acknowledgements import Acknowledgements, Delivery
 from consumer.dead_letters import DeadLetters, topic_of
 from consumer.echo import Echo, EchoError
+from consumer.measurements import Measurements
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,23 @@ class Processor:
     """Processes deliveries; called by several threads, each with deliveries of its own devices."""
 
     def __init__(
-        self, client: mqtt.Client, echo: Echo, dead_letters: DeadLetters, acknowledgements: Acknowledgements
+        self,
+        client: mqtt.Client,
+        echo: Echo,
+        dead_letters: DeadLetters,
+        acknowledgements: Acknowledgements,
+        measurements: Measurements,
     ) -> None:
         self._client = client
         self._echo = echo
         self._dead_letters = dead_letters
         self._acknowledgements = acknowledgements
+        self._measurements = measurements
 
     def handle(self, deliveries: list[Delivery]) -> None:
         """Processes one reading in its process span, or several in one span that is linked to each."""
+        for delivery in deliveries:
+            self._measurements.taken_up(delivery.message.topic)
         if len(deliveries) > 1 and self._handle_batch([delivery.message for delivery in deliveries]):
             for delivery in deliveries:
                 self._acknowledgements.done(delivery)
@@ -69,6 +78,8 @@ class Processor:
             except Exception as error:  # whatever it is, it must not stop the consumer
                 log.exception("a reading on %s cannot be processed", message.topic)
                 return self._dead_letter(span, message, error)
+            span.add_event("echo has taken the reading")
+            self._measurements.processed(parse(payload))
             log.info("processed reading %s on %s", identifier, message.topic)
             return True
 
@@ -84,6 +95,7 @@ class Processor:
                 _failed(span, error)
                 return False
             for message, payload in zip(messages, payloads, strict=True):
+                self._measurements.processed(parse(payload))
                 log.info("processed reading %s on %s in a batch", message_id(payload), message.topic)
             return True
 
@@ -91,6 +103,7 @@ class Processor:
         _failed(span, error)
         if not self._dead_letters.put(message, str(error)):
             return False
+        self._measurements.dead_lettered(_error_type(error))
         span.set_attribute("mqtt.dead_letter", topic_of(message))
         identifier = message_id(bytes(message.payload))
         log.warning("moved reading %s to %s: %s", identifier, topic_of(message), error)
@@ -99,5 +112,9 @@ class Processor:
 
 def _failed(span: Span, error: Exception) -> None:
     span.record_exception(error)
-    span.set_attribute("error.type", error.error_type if isinstance(error, EchoError) else type(error).__qualname__)
+    span.set_attribute("error.type", _error_type(error))
     span.set_status(StatusCode.ERROR, str(error))
+
+
+def _error_type(error: Exception) -> str:
+    return error.error_type if isinstance(error, EchoError) else type(error).__qualname__

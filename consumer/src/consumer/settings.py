@@ -30,6 +30,7 @@ class Settings(BrokerSettings):
     queue_size: int = Field(default=200, ge=1, le=65_535, description="a number of messages, 1 to 65535")
     batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
     batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
+    silent_seconds: float = Field(default=60.0, gt=0, le=3600, description="seconds, up to 3600")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
     @property

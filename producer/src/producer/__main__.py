@@ -12,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
+from opentelemetry import baggage
+from opentelemetry.context import attach, detach
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.trace import Span, format_trace_id
 from paho.mqtt.properties import Properties
@@ -60,6 +62,16 @@ def new_client(settings: Settings, client_id: str) -> mqtt.Client:
     return client
 
 
+def publish_reading(outbox: Outbox, sensor: Sensor, settings: Settings) -> None:
+    """Publishes a sensor's next reading; baggage tells everyone on its way, as far as echo, where it comes from."""
+    context = baggage.set_baggage("sensor.id", sensor.device_id)
+    token = attach(baggage.set_baggage("site.id", settings.site_id, context))
+    try:
+        outbox.publish(sensor.topic, sensor.read())
+    finally:
+        detach(token)
+
+
 def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: StopSignal) -> None:
     """Publishes until told to stop; the sensors take turns, evenly spread over the interval."""
     sensors = [Sensor(f"sensor-{number:03}") for number in range(1, settings.devices + 1)]
@@ -72,7 +84,7 @@ def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: Sto
         if time.monotonic() < due:
             continue
         sensor = sensors[turn % len(sensors)]
-        outbox.publish(sensor.topic, sensor.read())
+        publish_reading(outbox, sensor, settings)
         turn += 1
         due += pause
     log.info("stopping after %d readings", outbox.published)
@@ -87,7 +99,7 @@ def main() -> int:
     once: bool = parser.parse_args().once
     settings = load_settings(Settings)
     stop = StopSignal()
-    setup_telemetry("producer")
+    setup_telemetry("producer", settings.resource)
     PahoMqttInstrumentor().instrument(
         publish_hook=print_trace_id if once else set_message_id,
         json_envelope=settings.json_envelope("sensors/+/reading"),
@@ -99,8 +111,7 @@ def main() -> int:
     client.loop_start()
     try:
         if once:
-            sensor = Sensor("sensor-001")
-            outbox.publish(sensor.topic, sensor.read())
+            publish_reading(outbox, Sensor("sensor-001"), settings)
         else:
             run_fleet(client, outbox, settings, stop)
         if not outbox.wait_empty(timeout_seconds=4.0 if once else 1.0):

@@ -1,11 +1,13 @@
 """The producer's settings."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
 from service import BrokerSettings
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, _ . or -")]
 
 
 class Settings(BrokerSettings):
@@ -19,4 +21,12 @@ class Settings(BrokerSettings):
         default=2.0, ge=0.01, le=86_400, description="the seconds between two readings of a sensor, 0.01 to 86400"
     )
     buffer_size: int = Field(default=10_000, ge=1, le=1_000_000, description="a number of messages, 1 to 1000000")
+    device_id: Identifier = "edge-001"
+    fleet_id: Identifier = "fleet-001"
+    site_id: Identifier = "site-001"
     health_file: Path = Field(default=Path("/tmp/producer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
+
+    @property
+    def resource(self) -> dict[str, str]:
+        """Resource attributes: on which device this runs. Its sensors are many, so each is named on its spans."""
+        return {"device.id": self.device_id, "fleet.id": self.fleet_id, "site.id": self.site_id}

@@ -11,7 +11,7 @@ from stack.console import console, errors
 from stack.docker import DockerRuntime, engine_answers
 from stack.errors import StackError
 from stack.local import LocalRuntime
-from stack.parts import local_url
+from stack.part import local_url
 from stack.settings import Settings
 from stack.verify import verify
 

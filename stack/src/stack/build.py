@@ -18,6 +18,9 @@ BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
 VIEWER_MODULE = ROOT / "viewer"
 # Where Debian keeps the broker; not on everyone's path.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
+ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
+ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
+ZIPKIN_SHA256 = "7ac633a6832647e71e50012a5e3e91fbc7054414955261724526030faf271d8d"
 VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
 
 
@@ -32,6 +35,8 @@ def paths() -> dict[str, Path]:
     given = os.environ.get("OTELCOL") or shutil.which("otelcol-contrib")
     return {
         "otelcol": Path(given) if given else _cached("otelcol", BUILDER_MANIFEST),
+        "zipkin": cache_folder() / ZIPKIN_JAR,
+        "prometheus": Path(shutil.which("prometheus", path=search_path()) or "/usr/bin/prometheus"),
         "otel-desktop-viewer": _cached("otel-desktop-viewer", VIEWER_MODULE / "go.mod", VIEWER_MODULE / "go.sum"),
     }
 
@@ -49,7 +54,35 @@ def prepare(settings: Settings) -> dict[str, Path]:
     _build(programs["otelcol"], "the Collector", "about 2 minutes", _build_collector)
     if settings.local_scout:
         _build(programs["otel-desktop-viewer"], "the viewer", "about a minute", _build_viewer)
+    if "prometheus" in settings.backends:
+        require_command("prometheus", "prometheus")
+    if "zipkin" in settings.backends:
+        require_command("java", "default-jre-headless")
+        _fetch_zipkin(programs["zipkin"])
     return programs
+
+
+def _fetch_zipkin(jar: Path) -> None:
+    if jar.exists():
+        return
+    require_command("mvn", "maven")
+    jar.parent.mkdir(parents=True, exist_ok=True)
+    with console.status("Fetching Zipkin (once, 125 MB) ..."), tempfile.TemporaryDirectory(dir=jar.parent) as scratch:
+        command = ["mvn", "--batch-mode", "--quiet", "dependency:copy", f"-Dartifact={ZIPKIN}"]
+        done = subprocess.run(
+            [*command, f"-DoutputDirectory={scratch}"],
+            cwd=scratch,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        fetched = Path(scratch) / ZIPKIN_JAR
+        if done.returncode != 0 or not fetched.exists():
+            raise StackError(f"Maven could not fetch {ZIPKIN}:\n{(done.stdout + done.stderr).strip()[-1000:]}")
+        if hashlib.sha256(fetched.read_bytes()).hexdigest() != ZIPKIN_SHA256:
+            raise StackError(f"what Maven fetched for {ZIPKIN} is not what was asked for: its SHA-256 differs")
+        fetched.rename(jar)
 
 
 def require_command(command: str, *packages: str) -> None:

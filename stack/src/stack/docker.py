@@ -84,7 +84,14 @@ class DockerRuntime:
             )
 
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto")}
+        # To stop or show the stack needs no word on what it was started with.
+        profiles = ",".join(self._settings.backends) if arguments[0] == "up" else "*"
+        environment = {
+            **os.environ,
+            "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto"),
+            "BACKENDS": ",".join(self._settings.backends),
+            "COMPOSE_PROFILES": profiles,
+        }
         return subprocess.run(
             ["docker", "compose", *arguments], cwd=ROOT, env=environment, capture_output=capture, text=True, check=False
         )

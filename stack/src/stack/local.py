@@ -21,9 +21,11 @@ from supervisor.xmlrpc import SupervisorTransport
 
 import certificates
 from stack import build, launch
+from stack.backends import check_local, write_prometheus_configuration
 from stack.console import console
 from stack.errors import StackError
-from stack.parts import TELEMETRY_DEFAULTS, Part, local_parts
+from stack.part import Part
+from stack.parts import TELEMETRY_DEFAULTS, local_parts
 from stack.settings import ROOT, Settings
 
 START_SECONDS = 60.0
@@ -50,6 +52,7 @@ class LocalRuntime:
         Raises:
             StackError: If a port is taken, a part does not become healthy, or it runs with other parts than these.
         """
+        check_local(self._settings)
         binaries = build.prepare(self._settings)
         parts = local_parts(self._settings, binaries)
         if not self.running():
@@ -57,9 +60,13 @@ class LocalRuntime:
             self._write(parts)
             if self._settings.mqtt_tls:
                 certificates.prepare(self._settings.tls_folder)
+            if "prometheus" in self._settings.backends:
+                write_prometheus_configuration(self._settings)
             self._start_supervisor()
         elif self._names() != {part.name for part in parts}:
-            raise StackError("the stack runs with other parts than CONSUMERS and SCOUT_* ask for; run `make down up`")
+            raise StackError(
+                "the stack runs with other parts than CONSUMERS, BACKENDS and SCOUT_* ask for; run `make down up`"
+            )
         started = time.monotonic()
         with console.status("Starting ...") as status:
             for wave in sorted({part.wave for part in parts}):

@@ -3,17 +3,13 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import requests
-
+from stack.backends import collector_backends, local_backends
 from stack.build import search_path
+from stack.part import Part, answers, beats, local_url
 from stack.settings import ROOT, Settings
-
-HEARTBEAT_SECONDS = 10.0
 
 # Milliseconds. The specification waits 5 s with spans and 60 s with metrics; here somebody looks on.
 TELEMETRY_DEFAULTS = {
@@ -23,53 +19,11 @@ TELEMETRY_DEFAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class Part:
-    """One process of the stack in the local runtime."""
-
-    name: str
-    command: list[str]
-    environment: dict[str, str]
-    healthy: Callable[[], bool]
-    # Each wave starts when the one before is healthy, so that nobody logs that somebody else is not there yet.
-    wave: int
-    address: str = ""
-
-
-def answers(url: str) -> Callable[[], bool]:
-    """Healthy while the URL answers 200."""
-
-    def check() -> bool:
-        try:
-            return requests.get(url, timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    return check
-
-
-def beats(heartbeat: Path) -> Callable[[], bool]:
-    """Healthy while the service touches its file."""
-
-    def check() -> bool:
-        try:
-            return time.time() - heartbeat.stat().st_mtime < HEARTBEAT_SECONDS
-        except FileNotFoundError:
-            return False
-
-    return check
-
-
-def local_url(port: int, path: str = "") -> str:
-    """A URL on this machine."""
-    return f"http://127.0.0.1:{port}{path}"
-
-
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """All parts of the local runtime, in the order of their start."""
     services = [_mosquitto(settings), _collector(settings, binaries["otelcol"]), *_services(settings)]
     scout = _local_scout(settings, binaries) if settings.local_scout else []
-    return sorted([*scout, *services], key=lambda part: part.wave)
+    return sorted([*scout, *local_backends(settings, binaries), *services], key=lambda part: part.wave)
 
 
 def _mosquitto(settings: Settings) -> Part:
@@ -100,12 +54,15 @@ def _mosquitto(settings: Settings) -> Part:
 def _collector(settings: Settings, otelcol: Path) -> Part:
     return Part(
         name="collector",
-        command=[str(otelcol), "--config", str(ROOT / "collector" / "config.yaml")],
+        command=[str(ROOT / "collector" / "start.sh")],
         environment={
+            "OTELCOL": str(otelcol),
             **scout_values(settings),
             "SCOUT_ENVIRONMENT": settings.scout_environment,
+            **collector_backends(settings),
             "OTLP_GRPC_PORT": str(settings.otlp_grpc_port),
             "OTLP_HTTP_PORT": str(settings.otlp_http_port),
+            "ZIPKIN_RECEIVER_PORT": str(settings.zipkin_receiver_port),
             "COLLECTOR_HEALTH_PORT": str(settings.collector_health_port),
             "COLLECTOR_METRICS_PORT": str(settings.collector_metrics_port),
             "COLLECTOR_PPROF_PORT": str(settings.collector_pprof_port),

@@ -1,10 +1,11 @@
 """The stack's settings: the environment, then ``.env``, then the defaults that ``.env.example`` documents."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import Port
 
@@ -28,6 +29,22 @@ Password = Annotated[
     Field(min_length=1, max_length=128, description="1 to 128 characters without a colon or a line break"),
     AfterValidator(_fits_the_brokers_file),
 ]
+BACKENDS = ("jaeger", "zipkin", "prometheus", "grafana", "azuremonitor")
+_BACKENDS = f"names from {', '.join(BACKENDS)}, with commas between"
+
+
+def _split(names: str | Sequence[str]) -> Sequence[str]:
+    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+
+
+def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in BACKENDS]:
+        raise ValueError(f"unknown: {', '.join(unknown)}")
+    # Grafana has nothing of its own to show.
+    wanted = {*names, "prometheus"} if "grafana" in names else set(names)
+    return tuple(name for name in BACKENDS if name in wanted)
+
+
 SCOUT_VARIABLES = ("SCOUT_CLIENT_ID", "SCOUT_CLIENT_SECRET", "SCOUT_TOKEN_URL", "SCOUT_OTLP_ENDPOINT")
 _URL = "an http:// or https:// URL"
 
@@ -56,6 +73,13 @@ class Settings(BaseSettings):
     collector_pprof_port: Port = 1777
     collector_zpages_port: Port = 55679
 
+    zipkin_receiver_port: Port = 9411
+    collector_prometheus_port: Port = 8889
+    jaeger_port: Port = 16686
+    zipkin_port: Port = 9412
+    prometheus_port: Port = 9090
+    grafana_port: Port = 3000
+
     mqtt_producer_username: Username = "producer"
     mqtt_producer_password: Password = SecretStr("producer-secret")
     mqtt_consumer_username: Username = "consumer"
@@ -68,6 +92,13 @@ class Settings(BaseSettings):
     scout_token_url: HttpUrl | None = Field(default=None, description=_URL)
     scout_otlp_endpoint: HttpUrl | None = Field(default=None, description=_URL)
     scout_environment: str = "local"
+    backends: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_are_known)] = Field(
+        default=(), description=_BACKENDS
+    )
+    applicationinsights_connection_string: SecretStr | None = None
+    tail_sampling_percentage: float | None = Field(
+        default=None, ge=0, le=100, description="the percentage of ordinary traces to keep, 0 to 100"
+    )
     local_scout_client_id: str = "local-collector"
     local_scout_client_secret: Password = SecretStr("local-collector-secret")
     issuer_token_seconds: int = Field(default=600, ge=1, le=86_400, description="seconds, 1 to 86400")
@@ -96,11 +127,11 @@ class Settings(BaseSettings):
 
     def ports(self) -> dict[str, int]:
         """Variable name and number of each port that the stack listens on."""
-        parts = [name for name in type(self).model_fields if name.endswith("_port")]
-        local_only = ("viewer", "issuer", "gateway")
-        return {
-            name.upper(): getattr(self, name) for name in parts if self.local_scout or not name.startswith(local_only)
-        }
+        off = {f"{backend}_port" for backend in BACKENDS if backend not in self.backends}
+        if not self.local_scout:
+            off |= {name for name in type(self).model_fields if name.startswith(("viewer", "issuer", "gateway"))}
+        names = [name for name in type(self).model_fields if name.endswith("_port") and name not in off]
+        return {name.upper(): getattr(self, name) for name in names}
 
     @model_validator(mode="after")
     def _scout_is_whole(self) -> Self:
@@ -111,6 +142,12 @@ class Settings(BaseSettings):
                 f"{', '.join(missing)} not set, but {', '.join(given)}: "
                 f"give all four to send to Scout, or none to use the local Scout"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _azure_monitor_has_an_address(self) -> Self:
+        if "azuremonitor" in self.backends and self.applicationinsights_connection_string is None:
+            raise ValueError("APPLICATIONINSIGHTS_CONNECTION_STRING not set, but BACKENDS has azuremonitor")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,8 @@ from rich.tree import Tree
 from stack.console import console, errors
 from stack.contract import Break, first_break, is_whole_batch
 from stack.errors import StackError
-from stack.parts import local_url, scout_values
+from stack.part import local_url
+from stack.parts import scout_values
 from stack.settings import Settings
 from stack.trace import Span, children, roots
 from stack.viewer import Viewer

@@ -5,7 +5,7 @@ from typing import Any
 import requests
 
 from stack.errors import StackError
-from stack.parts import local_url
+from stack.part import local_url
 from stack.trace import Span, Value
 
 _TRACE_NOT_FOUND = -32001

@@ -7,22 +7,38 @@ them; this module adds the stack's defaults, and a shutdown that flushes and can
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 from opentelemetry.distro import OpenTelemetryConfigurator, OpenTelemetryDistro
 from opentelemetry.instrumentation.logging import LoggingInstrumentor
+from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
+from opentelemetry.processor.baggage import BaggageSpanProcessor
+from opentelemetry.sdk.trace import TracerProvider
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s trace_id=%(otelTraceID)s %(message)s"
 
 
-def setup_telemetry(service_name: str) -> None:
+# Baggage that becomes attributes of every span on its way. No other: what a foreign client sends is not to be trusted.
+BAGGAGE_ATTRIBUTES = ("sensor.id", "site.id")
+PROCESS_METRICS: dict[str, list[str] | None] = {
+    "process.cpu.time": ["user", "system"],
+    "process.memory.usage": None,
+    "process.memory.virtual": None,
+    "process.open_file_descriptor.count": None,
+    "process.thread.count": None,
+}
+
+
+def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None) -> None:
     """Sets the global tracer, meter and logger providers; log records carry trace and span ids from here on.
 
     Args:
         service_name: ``service.name``, unless ``OTEL_SERVICE_NAME`` says otherwise. The service's distribution must be
             called ``mqtt-tracing-<service_name>``: that is where ``service.version`` comes from.
+        resource: More resource attributes, unless ``OTEL_RESOURCE_ATTRIBUTES`` says otherwise.
 
     Raises:
         SystemExit: If an ``OTEL_*`` variable names something that does not exist.
@@ -33,6 +49,7 @@ def setup_telemetry(service_name: str) -> None:
     attributes = {
         "service.namespace": "mqtt-tracing",
         "service.version": version(f"mqtt-tracing-{service_name}"),
+        **(resource or {}),
     }
     given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     defaults = ",".join(f"{name}={value}" for name, value in attributes.items())
@@ -43,6 +60,10 @@ def setup_telemetry(service_name: str) -> None:
         OpenTelemetryConfigurator().configure()
     except (RuntimeError, ValueError) as error:
         raise SystemExit(f"telemetry: {error}; check the OTEL_* variables") from None
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.add_span_processor(BaggageSpanProcessor(lambda name: name in BAGGAGE_ATTRIBUTES))
+    SystemMetricsInstrumentor(config=PROCESS_METRICS).instrument()
     LoggingInstrumentor().instrument(inject_trace_context=True)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
 

@@ -1,0 +1,84 @@
+"""The backends that BACKENDS adds: what the Collector is told of them, and those that run without Docker."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stack.errors import StackError
+from stack.part import Part, answers, local_url
+from stack.settings import ROOT, Settings
+
+PROMETHEUS = ROOT / "observability" / "prometheus"
+# Azure Monitor is no process of ours.
+_LOCAL = ("zipkin", "prometheus", "azuremonitor")
+
+
+def collector_backends(settings: Settings) -> dict[str, str]:
+    """The Collector's variables: which backends there are and where they listen, in the local runtime."""
+    values = {
+        "BACKENDS": ",".join(settings.backends),
+        "ZIPKIN_ENDPOINT": local_url(settings.zipkin_port, "/api/v2/spans"),
+        "COLLECTOR_PROMETHEUS_PORT": str(settings.collector_prometheus_port),
+    }
+    if settings.applicationinsights_connection_string is not None:
+        secret = settings.applicationinsights_connection_string.get_secret_value()
+        values["APPLICATIONINSIGHTS_CONNECTION_STRING"] = secret
+    if settings.tail_sampling_percentage is not None:
+        values["TAIL_SAMPLING_PERCENTAGE"] = f"{settings.tail_sampling_percentage:g}"
+    return values
+
+
+def check_local(settings: Settings) -> None:
+    """Refuses a backend that has no local form.
+
+    Raises:
+        StackError: Names it, and the way to have it.
+    """
+    if missing := [name for name in settings.backends if name not in _LOCAL]:
+        raise StackError(
+            f"BACKENDS has {', '.join(missing)}, which has no local form; with Docker: make up RUNTIME=docker"
+        )
+
+
+def local_backends(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
+    """The backends that run as processes of this machine."""
+    parts = {"zipkin": _zipkin, "prometheus": _prometheus}
+    return [parts[name](settings, binaries) for name in settings.backends if name in parts]
+
+
+def _zipkin(settings: Settings, binaries: Mapping[str, Path]) -> Part:
+    return Part(
+        name="zipkin",
+        command=["java", "-Xmx256m", "-jar", str(binaries["zipkin"])],
+        environment={"QUERY_PORT": str(settings.zipkin_port)},
+        healthy=answers(local_url(settings.zipkin_port, "/health")),
+        wave=2,
+        address=local_url(settings.zipkin_port),
+    )
+
+
+def _prometheus(settings: Settings, binaries: Mapping[str, Path]) -> Part:
+    folder = settings.run_dir / "prometheus"
+    return Part(
+        name="prometheus",
+        command=[
+            str(binaries["prometheus"]),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{settings.prometheus_port}",
+            "--enable-feature=exemplar-storage",
+        ],
+        environment={},
+        healthy=answers(local_url(settings.prometheus_port, "/-/ready")),
+        wave=2,
+        address=local_url(settings.prometheus_port),
+    )
+
+
+def write_prometheus_configuration(settings: Settings) -> None:
+    """Writes the configuration of the containers for the local runtime: other addresses, the same rules."""
+    folder = settings.run_dir / "prometheus"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = (PROMETHEUS / "prometheus.yml").read_text()
+    text = text.replace("collector:8889", f"127.0.0.1:{settings.collector_prometheus_port}")
+    text = text.replace("collector:8888", f"127.0.0.1:{settings.collector_metrics_port}")
+    (folder / "prometheus.yml").write_text(text.replace("rules.yml", str(PROMETHEUS / "rules.yml")))

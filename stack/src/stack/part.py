@@ -1,0 +1,52 @@
+"""One part of the stack, and how one sees that it is healthy."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+HEARTBEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the stack in the local runtime."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    healthy: Callable[[], bool]
+    # Each wave starts when the one before is healthy, so that nobody logs that somebody else is not there yet.
+    wave: int
+    address: str = ""
+
+
+def answers(url: str) -> Callable[[], bool]:
+    """Healthy while the URL answers 200."""
+
+    def check() -> bool:
+        try:
+            return requests.get(url, timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    return check
+
+
+def beats(heartbeat: Path) -> Callable[[], bool]:
+    """Healthy while the service touches its file."""
+
+    def check() -> bool:
+        try:
+            return time.time() - heartbeat.stat().st_mtime < HEARTBEAT_SECONDS
+        except FileNotFoundError:
+            return False
+
+    return check
+
+
+def local_url(port: int, path: str = "") -> str:
+    """A URL on this machine."""
+    return f"http://127.0.0.1:{port}{path}"
