@@ -34,8 +34,8 @@ ps: $(VENV)/ready ## Show the state of each part
 logs: $(VENV)/ready ## Show the logs (PART=consumer for one part)
 	@$(STACK) logs $(PART)
 
-verify: $(VENV)/ready ## Send one reading through the stack and check its trace in the backend
-	@$(STACK) verify
+verify: $(VENV)/ready ## Send one reading and check its trace in the backend (BACKEND=zipkin for another one)
+	@$(STACK) verify $(BACKEND)
 
 test: $(VENV)/ready ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests

@@ -7,12 +7,13 @@ from rich.table import Table
 
 from service import load_settings
 from stack import build
+from stack.backends import backend_pages
 from stack.console import console, errors
 from stack.docker import DockerRuntime, engine_answers
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.part import local_url
-from stack.settings import Settings
+from stack.settings import BACKENDS, Settings
 from stack.verify import verify
 
 Runtime = LocalRuntime | DockerRuntime
@@ -44,13 +45,16 @@ def running_runtime(settings: Settings) -> Runtime:
 def up(settings: Settings) -> None:
     """Starts the stack and says what to open."""
     choose_runtime(settings).up()
-    if settings.local_scout:
-        console.print(f"Traces:  {local_url(settings.viewer_port, '/traces')}")
-    else:
-        console.print(f"Traces:  in Scout ({settings.scout_otlp_endpoint})")
-    console.print(f"Echo:    {local_url(settings.echo_port, '/docs')}")
-    console.print(f"Broker:  {settings.broker_address}")
-    console.print("Next:    make verify")
+    scout = local_url(settings.viewer_port, "/traces") if settings.local_scout else settings.scout_otlp_endpoint
+    pages = {
+        "Traces": str(scout),
+        **backend_pages(settings),
+        "Echo": local_url(settings.echo_port, "/docs"),
+        "Broker": settings.broker_address,
+        "Next": "make verify",
+    }
+    for name, address in pages.items():
+        console.print(f"{name + ':':<11} {address}")
 
 
 def ps(settings: Settings) -> None:
@@ -69,8 +73,9 @@ def main() -> int:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "ps", "verify"):
+    for name in ("up", "down", "ps"):
         commands.add_parser(name)
+    commands.add_parser("verify").add_argument("backend", nargs="?", choices=BACKENDS)
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
     commands.add_parser("logs").add_argument("part", nargs="?")
     arguments = parser.parse_args()
@@ -89,7 +94,7 @@ def main() -> int:
             case "logs":
                 running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
             case "verify":
-                return verify(running_runtime(settings), settings)
+                return verify(running_runtime(settings), settings, arguments.backend)
             case "prepare":
                 build.prepare(settings)
                 if arguments.for_tests:

@@ -82,3 +82,9 @@ def write_prometheus_configuration(settings: Settings) -> None:
     text = text.replace("collector:8889", f"127.0.0.1:{settings.collector_prometheus_port}")
     text = text.replace("collector:8888", f"127.0.0.1:{settings.collector_metrics_port}")
     (folder / "prometheus.yml").write_text(text.replace("rules.yml", str(PROMETHEUS / "rules.yml")))
+
+
+def backend_pages(settings: Settings) -> dict[str, str]:
+    """Name and address of the page of each backend that has one on this machine."""
+    ports = {name: getattr(settings, f"{name}_port") for name in settings.backends if name != "azuremonitor"}
+    return {name.capitalize(): local_url(port) for name, port in ports.items()}

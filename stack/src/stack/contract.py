@@ -81,6 +81,15 @@ def hops(topic: str, message_id: str) -> list[Hop]:
     ]
 
 
+# Attributes that are integers, for a backend whose attributes are all strings.
+INTEGERS = frozenset(
+    name
+    for hop in hops("", "")
+    for name, value in {**hop.exact, **hop.typed}.items()
+    if value is int or isinstance(value, int)
+)
+
+
 @dataclass(frozen=True)
 class Break:
     """The first thing that is not as the contract says."""

@@ -16,12 +16,15 @@ from stack.contract import Break, first_break, is_whole_batch
 from stack.errors import StackError
 from stack.part import local_url
 from stack.parts import scout_values
+from stack.prometheus import Prometheus
 from stack.settings import Settings
 from stack.trace import Span, children, roots
+from stack.trace_backends import Jaeger, TraceBackend, Zipkin
 from stack.viewer import Viewer
 
 TOPIC = "sensors/sensor-001/reading"
 TRACE_SECONDS = 15.0
+METRIC_SECONDS = 40.0
 PUBLISH_SECONDS = 20.0
 
 
@@ -51,15 +54,33 @@ class Reading:
     published: int
 
 
-def verify(runtime: Runtime, settings: Settings) -> int:
-    """Sends one reading and checks its trace; returns the exit code."""
-    collector = Collector(settings)
-    sent_before = collector.exported_spans()
+def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> int:
+    """Sends one reading and checks its trace; returns the exit code.
+
+    Args:
+        runtime: The runtime that the stack runs in.
+        settings: The stack's settings.
+        backend: Which of BACKENDS to ask; None asks Scout, or the local Scout.
+
+    Raises:
+        StackError: If the backend does not answer.
+    """
     try:
-        reading = publish(runtime)
-        if settings.local_scout:
-            return in_viewer(runtime, settings, reading)
-        return in_scout(runtime, settings, collector, reading, sent_before)
+        match backend:
+            case "zipkin":
+                return in_trace_backend(Zipkin(settings), publish(runtime))
+            case "jaeger":
+                return in_trace_backend(Jaeger(settings), publish(runtime))
+            case "prometheus":
+                return in_prometheus(runtime, Prometheus(settings.prometheus_port))
+            case "grafana":
+                return in_prometheus(runtime, Prometheus(settings.grafana_port, through_grafana=True))
+            case "azuremonitor":
+                return by_counters(runtime, settings, "azure_monitor", "Azure Monitor")
+            case _ if not settings.local_scout:
+                return by_counters(runtime, settings, "otlp_http/b14", f"Scout at {settings.scout_otlp_endpoint}")
+            case _:
+                return in_viewer(runtime, settings, publish(runtime))
     except BrokenHopError as broken:
         _print_break(broken.found)
         return 1
@@ -137,19 +158,60 @@ def batch_of(viewer: Viewer, spans: list[Span], reading: Reading) -> list[Span]:
     return []
 
 
-def in_scout(runtime: Runtime, settings: Settings, collector: "Collector", reading: Reading, before: int) -> int:
-    """Waits until the Collector has delivered spans to Scout; returns the exit code.
+def in_trace_backend(backend: TraceBackend, reading: Reading) -> int:
+    """Waits for the whole trace in a backend; returns the exit code.
+
+    Raises:
+        BrokenHopError: If it does not become whole in time.
+    """
+    deadline = time.monotonic() + TRACE_SECONDS
+    while (found := first_break(spans := backend.trace(reading.trace_id), TOPIC, reading.message_id)) is not None:
+        if time.monotonic() > deadline:
+            if spans:
+                console.print(tree(spans))
+            raise BrokenHopError(found)
+        time.sleep(0.1)
+    console.print(tree(spans))
+    console.print(f"One reading, one trace: {backend.page(reading.trace_id)}")
+    return 0
+
+
+def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> int:
+    """Waits until a reading has been counted; returns the exit code.
+
+    Raises:
+        BrokenHopError: If it is not in time.
+    """
+    counted = "sum(message_count_total)"
+    before = prometheus.value(counted)
+    publish(runtime)
+    # The services export metrics seldom, and Prometheus fetches them seldom.
+    deadline = time.monotonic() + METRIC_SECONDS
+    while (now := prometheus.value(counted)) <= before:
+        if time.monotonic() > deadline:
+            hint = "Is COLLECTOR_PROMETHEUS_PORT what Prometheus fetches from (its page /targets tells)?"
+            raise BrokenHopError(Break("Collector → Prometheus", f"{counted} stays at {before:g}", hint))
+        time.sleep(0.5)
+    console.print(f"Prometheus has counted the reading: {counted} rose from {before:g} to {now:g}.")
+    return 0
+
+
+def by_counters(runtime: Runtime, settings: Settings, exporter: str, place: str) -> int:
+    """Waits until the Collector has delivered a reading's spans to a place that cannot be asked; returns the exit code.
 
     Raises:
         BrokenHopError: If it has not in time.
     """
+    collector = Collector(settings)
+    before = collector.exported_spans(exporter)
+    reading = publish(runtime)
     deadline = time.monotonic() + TRACE_SECONDS
-    while (delivered := collector.exported_spans() - before) < 4:
+    while (delivered := collector.exported_spans(exporter) - before) < 4:
         if time.monotonic() > deadline:
             raise BrokenHopError(explain_no_export(runtime, settings))
         time.sleep(0.1)
-    console.print(f"The Collector has delivered {delivered} spans to {settings.scout_otlp_endpoint}.")
-    console.print(f"Look up this trace in Scout: {reading.trace_id}")
+    console.print(f"The Collector has delivered {delivered} spans to {place}.")
+    console.print(f"Look up this trace there: {reading.trace_id}")
     return 0
 
 
@@ -159,8 +221,8 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self._url = local_url(settings.collector_metrics_port, "/metrics")
 
-    def exported_spans(self) -> int:
-        """How many spans the exporter of Scout has delivered since the Collector started.
+    def exported_spans(self, exporter: str) -> int:
+        """How many spans an exporter has delivered since the Collector started.
 
         Raises:
             StackError: If the Collector does not answer.
@@ -170,7 +232,7 @@ class Collector:
         except requests.RequestException as error:
             raise StackError(f"the Collector does not answer at {self._url}: {error}") from None
         counters = re.findall(
-            r'^otelcol_exporter_sent_spans\S*\{[^}]*exporter="otlp_http/b14"[^}]*\} (\S+)', text, re.M
+            rf'^otelcol_exporter_sent_spans\S*\{{[^}}]*exporter="{exporter}"[^}}]*\}} (\S+)', text, re.M
         )
         return int(sum(map(float, counters)))
 

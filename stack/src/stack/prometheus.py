@@ -1,0 +1,34 @@
+"""The query interface of Prometheus, asked directly or through Grafana."""
+
+import requests
+
+from stack.errors import StackError
+from stack.part import local_url
+
+
+class Prometheus:
+    """Asks Prometheus for the values of expressions, by its HTTP API version 1.
+
+    Args:
+        port: Where it, or Grafana, listens.
+        through_grafana: Whether that is Grafana, whose data source is asked.
+    """
+
+    def __init__(self, port: int, *, through_grafana: bool = False) -> None:
+        self._name = "grafana" if through_grafana else "prometheus"
+        self._url = local_url(port, "/api/datasources/proxy/uid/prometheus" if through_grafana else "")
+
+    def value(self, expression: str) -> float:
+        """The sum over all series of an expression; 0 if there are none.
+
+        Raises:
+            StackError: If it does not answer, or refuses the expression.
+        """
+        try:
+            answer = requests.get(f"{self._url}/api/v1/query", {"query": expression}, timeout=10)
+            found = answer.json()
+        except (requests.RequestException, ValueError):
+            raise StackError(f"{self._name} does not answer at {self._url}; is it in BACKENDS?") from None
+        if found.get("status") != "success":
+            raise StackError(f"{self._name} refuses {expression}: {found.get('error') or found.get('message')}")
+        return sum(float(series["value"][1]) for series in found["data"]["result"])

@@ -1,0 +1,114 @@
+"""The query interfaces of Zipkin and Jaeger: a trace as they hold it, in the stack's own form."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import requests
+
+from stack.contract import INTEGERS
+from stack.errors import StackError
+from stack.part import local_url
+from stack.settings import Settings
+from stack.trace import Span, Value
+
+
+class TraceBackend(Protocol):
+    """Whoever can be asked for a trace."""
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All spans of one trace; empty while there are none."""
+        ...
+
+    def page(self, trace_id: str) -> str:
+        """The address of a trace's page."""
+        ...
+
+
+class Zipkin:
+    """Asks Zipkin, by its API version 2."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = local_url(settings.zipkin_port)
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All spans of one trace; empty while Zipkin has none."""
+        return [_zipkin_span(data) for data in _ask("zipkin", f"{self._url}/api/v2/trace/{trace_id}") or []]
+
+    def page(self, trace_id: str) -> str:
+        """The address of a trace's page."""
+        return f"{self._url}/zipkin/traces/{trace_id}"
+
+
+class Jaeger:
+    """Asks Jaeger, by the API of its own page."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = local_url(settings.jaeger_port)
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All spans of one trace; empty while Jaeger has none."""
+        found = _ask("jaeger", f"{self._url}/api/traces/{trace_id}") or {}
+        return [_jaeger_span(span, trace["processes"]) for trace in found.get("data") or [] for span in trace["spans"]]
+
+    def page(self, trace_id: str) -> str:
+        """The address of a trace's page."""
+        return f"{self._url}/trace/{trace_id}"
+
+
+def _ask(backend: str, url: str) -> Any:
+    """The JSON answer, or None if there is no such trace."""
+    try:
+        answer = requests.get(url, timeout=10)
+        if answer.status_code == requests.codes.not_found:
+            return None
+        answer.raise_for_status()
+        return answer.json()
+    except (requests.RequestException, ValueError):
+        raise StackError(f"{backend} does not answer at {url}; is it in BACKENDS?") from None
+
+
+def _zipkin_span(data: dict[str, Any]) -> Span:
+    # Tags are strings, and what came with the resource is among them.
+    tags: dict[str, str] = data.get("tags", {})
+    attributes: dict[str, Value] = {
+        name: int(value) if name in INTEGERS and value.isdigit() else value for name, value in tags.items()
+    }
+    # Zipkin keeps names in lower case; the method of an HTTP span is in capitals.
+    method = tags.get("http.request.method", "")
+    failed = tags.get("otel.status_code") == "ERROR" or "error" in tags
+    return Span(
+        trace_id=data["traceId"],
+        span_id=data["id"],
+        parent_id=data.get("parentId"),
+        name=method + data["name"][len(method) :],
+        kind=data.get("kind", "INTERNAL").capitalize(),
+        service=data["localEndpoint"]["serviceName"],
+        start=data["timestamp"] * 1000,
+        end=(data["timestamp"] + data.get("duration", 0)) * 1000,
+        attributes=attributes,
+        resource={},
+        status="Error" if failed else "Unset",
+        status_message=tags.get("error", ""),
+    )
+
+
+def _jaeger_span(data: dict[str, Any], processes: Mapping[str, Any]) -> Span:
+    process = processes[data["processID"]]
+    attributes: dict[str, Value] = {tag["key"]: tag["value"] for tag in data["tags"]}
+    parents = [reference["spanID"] for reference in data["references"] if reference["refType"] == "CHILD_OF"]
+    links = [reference for reference in data["references"] if reference["refType"] != "CHILD_OF"]
+    return Span(
+        trace_id=data["traceID"],
+        span_id=data["spanID"],
+        parent_id=parents[0] if parents else None,
+        name=data["operationName"],
+        kind=str(attributes.get("span.kind", "internal")).capitalize(),
+        service=process["serviceName"],
+        start=data["startTime"] * 1000,
+        end=(data["startTime"] + data["duration"]) * 1000,
+        attributes=attributes,
+        resource={tag["key"]: tag["value"] for tag in process["tags"]},
+        status="Error" if attributes.get("error") else "Unset",
+        status_message=str(attributes.get("otel.status_description", "")),
+        links=tuple((link["traceID"], link["spanID"]) for link in links),
+    )
