@@ -8,6 +8,7 @@ import time
 from stack.console import console
 from stack.errors import StackError
 from stack.local import port_is_free
+from stack.parts import ALWAYS_SAMPLED
 from stack.settings import ROOT, Settings
 
 # Containers talk to these through the network of the stack, not through the host.
@@ -68,7 +69,8 @@ class DockerRuntime:
 
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
         """Publishes one reading with the producer's own program, which prints its trace id."""
-        command = ["docker", "compose", "exec", "-T", "producer", "python", "-m", "producer", "--once"]
+        sampled = [option for name, value in ALWAYS_SAMPLED.items() for option in ("--env", f"{name}={value}")]
+        command = ["docker", "compose", "exec", "-T", *sampled, "producer", "python", "-m", "producer", "--once"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
 
     def running(self) -> bool:

@@ -25,7 +25,7 @@ from stack.backends import check_local, write_prometheus_configuration
 from stack.console import console
 from stack.errors import StackError
 from stack.part import Part
-from stack.parts import TELEMETRY_DEFAULTS, local_parts
+from stack.parts import ALWAYS_SAMPLED, TELEMETRY_DEFAULTS, local_parts
 from stack.settings import ROOT, Settings
 
 START_SECONDS = 60.0
@@ -120,7 +120,7 @@ class LocalRuntime:
         described = json.loads((self._run / "parts" / "producer.json").read_text())
         return subprocess.run(
             [*described["command"], "--once"],
-            env=described["environment"],
+            env={**described["environment"], **ALWAYS_SAMPLED},
             capture_output=True,
             text=True,
             timeout=timeout_seconds,

@@ -19,6 +19,10 @@ TELEMETRY_DEFAULTS = {
 }
 
 
+# The one reading of `make verify` is always traced, whatever the sampling of the others.
+ALWAYS_SAMPLED = {"OTEL_TRACES_SAMPLER": "always_on"}
+
+
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """All parts of the local runtime, in the order of their start."""
     services = [_mosquitto(settings), _collector(settings, binaries["otelcol"]), *_services(settings)]
