@@ -114,9 +114,9 @@ SCOUT_VALUES: dict[str, str] = dict(
 class Containers(Stack):
     """A stack of its own in containers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **values: str) -> None:
         self.project = f"mqtt-tracing-test-{os.getpid()}"
-        super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1")
+        super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1", **values)
 
     def stack(self, *arguments: str) -> None:
         """Runs a command of the stack, which has to succeed; images may have to be built first."""
@@ -149,7 +149,7 @@ class Containers(Stack):
 def containers(tmp_path: Path) -> Iterator[Containers]:
     containers = Containers(tmp_path)
     yield containers
-    containers.docker("compose", "down", "--volumes", "--rmi", "local", "--remove-orphans")
+    containers.docker("compose", "--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans")
 
 
 @needs_engine
@@ -209,5 +209,20 @@ def test_one_reading_is_one_trace_in_containers_too(containers: Containers) -> N
     )
     assert sorted(stopped.splitlines()) == ["consumer 0", "echo 0", "producer 0"]
 
+    containers.stack("down")
+    assert containers.left() == ""
+
+
+@needs_engine
+@pytest.mark.timeout(1800)
+def test_each_backend_holds_the_reading_in_containers_too(containers: Containers) -> None:
+    containers.environment["BACKENDS"] = "jaeger,zipkin,grafana"
+    containers.stack("up")
+    for backend in ("jaeger", "zipkin", "prometheus"):
+        containers.stack("verify", backend)
+    running = containers.docker("compose", "--profile", "*", "ps", "--services").split()
+    assert set(running) == PARTS | {"jaeger", "zipkin", "prometheus", "grafana"}
+    # Nobody has to remember what it was started with.
+    del containers.environment["BACKENDS"]
     containers.stack("down")
     assert containers.left() == ""
