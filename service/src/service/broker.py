@@ -80,9 +80,15 @@ class BrokerSettings(BaseSettings):
         error = sys.exception()
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted: {error.verify_message}"
-            if self.mqtt_ca_file:
-                # The authority may have been renewed since.
-                self._tls.load_verify_locations(self.mqtt_ca_file)
+            self._load_authority_again()
         else:
             reason = str(error)
         log.error("cannot connect to the broker at %s:%d, trying again: %s", self.mqtt_host, self.mqtt_port, reason)
+
+    def _load_authority_again(self) -> None:
+        """Trusts the authority that is in the file now: it may have been renewed since the start."""
+        if self.mqtt_ca_file:
+            try:
+                self._tls.load_verify_locations(self.mqtt_ca_file)
+            except OSError as error:
+                log.error("MQTT_CA_FILE cannot be read: %s", error)
