@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 
 from harness import Stack, eventually
 
+SERVICES = ("producer", "consumer", "echo")
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 DEAD_LETTERED = re.compile(r"moved reading (\S+) to dead-letter/")
 
@@ -397,6 +398,43 @@ def test_the_broker_is_away_for_10_seconds(new_stack: Callable[..., Stack]) -> N
     stack.runtime.down()
 
 
+def test_the_collector_is_away_for_30_seconds(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="10", INTERVAL_SECONDS="1")
+    since = time.time_ns()
+    stack.up()
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) > 50)
+    stack.stop_part("collector")
+    gone = time.monotonic()
+    while time.monotonic() - gone < 30:
+        seen = dict(states(stack))
+        assert {seen[name] for name in SERVICES} == {"healthy"}
+    stack.start_part("collector")
+    before = len(ledger.processed())
+    # More than the longest pause between two tries to export.
+    eventually(lambda: len(ledger.processed()) > before + 200, 60)
+    stack.stop_part("producer")
+    sent = producers_sent(stack)
+    eventually(lambda: len(ledger.processed()) >= sent)
+    stack.stop_part("consumer")
+    stack.stop_part("echo")
+    seen = Counter(
+        (span.service, span.kind)
+        for trace_id in stack.viewer.trace_ids(since, time.time_ns())
+        for span in stack.viewer.trace(trace_id)
+    )
+    print(
+        f"sent {sent}, processed {len(ledger.processed())}, twice {sum(n > 1 for n in ledger.processed().values())}, "
+        f"dead-lettered {len(ledger.dead_lettered())}, whole traces {stack.whole_traces(since)}, spans {seen}"
+    )
+    assert len(ledger.processed()) == sent
+    assert not ledger.dead_lettered()
+    for name in SERVICES:
+        log = stack.runtime.log_text(name)
+        print(name, log.count("Transient error"), log.count("Failed to export traces"))
+    stack.runtime.down()
+
+
 def test_the_broker_is_killed(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack(DEVICES="10", INTERVAL_SECONDS="0.2")
     stack.up()
@@ -437,6 +475,27 @@ def test_the_network_of_the_consumer_stalls(new_stack: Callable[..., Stack]) -> 
     publisher.ledger.settle()
     publisher.close()
     stack.runtime.down()
+
+
+def test_the_consumer_is_held_up_until_the_broker_gives_the_connection_up(
+    quiet_stack: Stack, publisher: Publisher
+) -> None:
+    consumer = quiet_stack.pid("consumer")
+    timeouts = quiet_stack.runtime.log_text("mosquitto").count("Client consumer has exceeded timeout")
+    publisher.send(500)
+    os.kill(consumer, signal.SIGSTOP)  # with readings in its hands
+    try:
+        eventually(
+            lambda: quiet_stack.runtime.log_text("mosquitto").count("Client consumer has exceeded timeout") > timeouts,
+            60,
+        )
+        assert dict(states(quiet_stack))["consumer"] == "unhealthy"
+        publisher.send(200)
+    finally:
+        os.kill(consumer, signal.SIGCONT)
+    publisher.ledger.settle()
+    assert publisher.ledger.twice() <= 200  # QUEUE_SIZE
+    eventually(lambda: dict(states(quiet_stack))["consumer"] == "healthy")
 
 
 def can_mount(folder: Path) -> bool:

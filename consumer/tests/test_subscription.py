@@ -1,3 +1,4 @@
+import time
 from unittest.mock import Mock
 
 import pytest
@@ -49,6 +50,8 @@ def test_silence_on_a_standing_connection_is_not_healthy(
 ) -> None:
     subscription._subscribed = True
     assert subscription.healthy
-    monkeypatch.setattr("consumer.subscription.SILENCE_SECONDS", -1)
+    monkeypatch.setattr(subscription, "_heard", time.monotonic() - 20)
     assert not subscription.healthy
+    assert not subscription.silent
+    monkeypatch.setattr(subscription, "_heard", time.monotonic() - 31)
     assert subscription.silent

@@ -11,13 +11,16 @@ from paho.mqtt.properties import Properties
 from consumer.acknowledgements import Acknowledgements
 from consumer.settings import Settings
 from consumer.workers import Workers
+from service import KEEPALIVE_SECONDS
 
 log = logging.getLogger(__name__)
 
 # How long the broker keeps readings for a consumer that is away.
 SESSION_EXPIRY_SECONDS = 3600
-# Mosquitto publishes its uptime every ten seconds: who hears nothing for so long has lost more than a connection.
+# Mosquitto publishes its uptime every ten seconds: who hears nothing for longer is not healthy, and who hears nothing
+# for so long has lost more than a connection.
 UPTIME = "$SYS/broker/uptime"
+UNHEALTHY_SECONDS = 15.0
 SILENCE_SECONDS = 30.0
 # Counts what the broker threw away because a queue was full.
 DROPPED = "$SYS/broker/publish/messages/dropped"
@@ -45,12 +48,16 @@ class Subscription:
     @property
     def healthy(self) -> bool:
         """Subscribed, and the broker was heard of lately; paho's ``is_connected()`` knows neither."""
-        return self._subscribed and not self.silent
+        return self._subscribed and self._silent_seconds < UNHEALTHY_SECONDS
 
     @property
     def silent(self) -> bool:
         """Whether nothing at all has come for too long."""
-        return time.monotonic() - self._heard > SILENCE_SECONDS
+        return self._silent_seconds > SILENCE_SECONDS
+
+    @property
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - self._heard
 
     def connect(self) -> None:
         """Connects in the background, to a session that outlives the connection."""
@@ -59,7 +66,7 @@ class Subscription:
         # The broker holds back what goes beyond.
         properties.ReceiveMaximum = self._settings.queue_size
         host, port = self._settings.mqtt_host, self._settings.mqtt_port
-        self._client.connect_async(host, port, clean_start=False, properties=properties)
+        self._client.connect_async(host, port, KEEPALIVE_SECONDS, clean_start=False, properties=properties)
         self._client.loop_start()
 
     def stop_accepting(self) -> None:

@@ -19,7 +19,7 @@ from paho.mqtt.properties import Properties
 from producer.outbox import Outbox
 from producer.sensor import Sensor
 from producer.settings import Settings
-from service import StopSignal, load_settings
+from service import KEEPALIVE_SECONDS, StopSignal, load_settings
 from telemetry import setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
@@ -95,7 +95,7 @@ def main() -> int:
     client = new_client(settings, f"producer-once-{uuid4()}" if once else "producer")
     outbox = Outbox(client, settings.buffer_size)
     # In the background: the broker may be away now or later.
-    client.connect_async(settings.mqtt_host, settings.mqtt_port)
+    client.connect_async(settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS)
     client.loop_start()
     try:
         if once:

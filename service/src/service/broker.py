@@ -15,6 +15,9 @@ from service.settings import Port
 
 log = logging.getLogger(__name__)
 
+# The broker gives a connection up that is silent for one and a half times as long, and so do we after twice.
+KEEPALIVE_SECONDS = 20
+
 
 def _send_at_once(client: mqtt.Client, userdata: object, connection: socket.socket) -> None:
     """Turns off Nagle's algorithm, which can hold a packet back for 40 ms; the publish span would show it."""
