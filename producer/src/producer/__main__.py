@@ -75,7 +75,7 @@ def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: Sto
         outbox.publish(sensor.topic, sensor.read())
         turn += 1
         due += pause
-    log.info("stopping after %d readings", outbox.published)
+    log.info("stopping after %d readings; %d more were dropped", outbox.published, outbox.dropped)
 
 
 def main() -> int:
@@ -104,7 +104,8 @@ def main() -> int:
         else:
             run_fleet(client, outbox, settings, stop)
         if not outbox.wait_empty(timeout_seconds=4.0 if once else 1.0):
-            log.error("the broker at %s:%d did not acknowledge in time", settings.mqtt_host, settings.mqtt_port)
+            broker = settings.mqtt_host, settings.mqtt_port
+            log.error("the broker at %s:%d did not acknowledge %d readings in time", *broker, outbox.waiting)
             stop.exit_code = 1
     finally:
         client.disconnect()
