@@ -447,7 +447,11 @@ def onlooker(stack: Stack) -> Iterator[set[str]]:
     client.reconnect_delay_set(max_delay=1)
     arrived: set[str] = set()
     subscribed = threading.Event()
-    client.on_connect = lambda *_: client.subscribe("sensors/+/reading", qos=1)
+
+    def on_connect(*_: object) -> None:
+        client.subscribe("sensors/+/reading", qos=1)
+
+    client.on_connect = on_connect
     client.on_subscribe = lambda *_: subscribed.set()
     client.on_message = lambda _client, _userdata, message: arrived.add(json.loads(message.payload)["message_id"])
     client.connect("127.0.0.1", stack.settings.mqtt_port, clean_start=False, properties=properties)

@@ -74,8 +74,42 @@ def test_readings_wait_for_the_one_that_is_away(shared_stack: Stack, publisher: 
     assert publisher.ledger.twice() == 0
 
 
+def with_one(stack: Stack) -> Stack:
+    """The same stack, with one consumer."""
+    return Stack(stack.settings.run_dir, **stack.values | {"CONSUMERS": "1"})
+
+
 def test_another_number_of_consumers_wants_a_new_start(shared_stack: Stack) -> None:
-    fewer = Stack(shared_stack.settings.run_dir, **shared_stack.values | {"CONSUMERS": "2"})
-    done = fewer.run("up")
+    done = with_one(shared_stack).run("up")
     assert done.returncode == 1
     assert "make down up" in done.stderr
+
+
+def test_from_three_consumers_to_one_loses_nothing(shared_stack: Stack, publisher: Publisher) -> None:
+    """Runs last: the stack has one consumer then."""
+    shared_stack.stop_part("echo")
+    publisher.send(900)  # more than the broker sends ahead, so each session holds some
+    ledger = publisher.ledger
+    logs = "".join(map(shared_stack.runtime.log_text, CONSUMERS))
+    assert not set(PROCESSED.findall(logs)) & set(ledger.sent)
+    publisher.close()
+    shared_stack.runtime.down()
+
+    one = with_one(shared_stack)
+    one.up()
+    ledger.stack, ledger.consumers = one, ("consumer", "leave")
+    ledger.settle()
+    left = len(set(ledger.sent) & set(PROCESSED.findall(one.runtime.log_text("leave"))))
+    print(f"processed while leaving {left}")
+    assert left == 600
+    assert ledger.twice() == 0
+    assert not ledger.dead_lettered()
+
+    # All that is new goes to the one that is there, and nobody else has a session.
+    later = Publisher(one)
+    later.send(100)
+    later.ledger.settle()
+    later.close()
+    one.up()
+    assert one.runtime.log_text("leave").count("leaving $share/") == 2
+    one.runtime.down()

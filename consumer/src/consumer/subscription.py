@@ -40,6 +40,8 @@ class Subscription:
         self._heard = time.monotonic()
         self._dropped: int | None = None
         self._accepting = True
+        self._leaving = False
+        self._last_delivered = False
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -58,6 +60,16 @@ class Subscription:
     @property
     def _silent_seconds(self) -> float:
         return time.monotonic() - self._heard
+
+    @property
+    def left(self) -> bool:
+        """Whether nothing is left in a session that was to be left."""
+        return self._last_delivered and self._acknowledgements.complete
+
+    def leave(self) -> None:
+        """Connects to a session to empty it: nothing new is to come."""
+        self._leaving = True
+        self.connect()
 
     def connect(self) -> None:
         """Connects in the background, to a session that outlives the connection."""
@@ -78,12 +90,26 @@ class Subscription:
             log.error("the broker refuses the connection: %s", reason_code)
         else:
             self._heard = time.monotonic()
+            if self._leaving:
+                self._unsubscribe(client, flags.session_present)
+                return
             client.subscribe([(self._settings.shared_filter, 1), (UPTIME, 0), (DROPPED, 0)])
             # A session of a release that did not share would bring each reading twice.
             client.unsubscribe(self._settings.topic_filter)
 
+    def _unsubscribe(self, client: mqtt.Client, session_present: bool) -> None:
+        if not session_present:
+            self._last_delivered = True
+            return
+        log.info("leaving %s; processing what the session still holds", self._settings.shared_filter)
+        client.unsubscribe([self._settings.shared_filter, self._settings.topic_filter])
+        # A retained message with QoS 1 queues up behind all that the session holds: when it comes, nothing else will.
+        client.subscribe(UPTIME, qos=1)
+
     def _on_subscribe(self, client: mqtt.Client, userdata: None, mid: int, reason_codes: Any, properties: Any) -> None:
         self._subscribed = not reason_codes[0].is_failure
+        if self._leaving:
+            return
         if self._subscribed:
             log.info("subscribed to %s", self._settings.shared_filter)
         else:
@@ -91,6 +117,7 @@ class Subscription:
 
     def _on_disconnect(self, *_: object) -> None:
         self._subscribed = False
+        self._last_delivered = False
         self._heard = time.monotonic()
         self._acknowledgements.connection_lost()
 
@@ -98,12 +125,20 @@ class Subscription:
         self._heard = time.monotonic()
         if message.topic == DROPPED:
             self._on_dropped(int(message.payload))
-        elif message.topic != UPTIME and self._accepting:
+        elif message.topic == UPTIME:
+            self._on_uptime(message)
+        elif self._accepting:
             self._hand_over(message)
 
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
         if (delivery := self._acknowledgements.arrived(message)) is not None:
             self._workers.submit(delivery)
+
+    def _on_uptime(self, message: mqtt.MQTTMessage) -> None:
+        if (delivery := self._acknowledgements.arrived(message)) is not None:
+            self._acknowledgements.done(delivery)
+        if self._leaving and message.retain:
+            self._last_delivered = True
 
     def _on_dropped(self, count: int) -> None:
         if self._dropped is not None and count > self._dropped:

@@ -11,8 +11,8 @@ from stack.console import console, errors
 from stack.docker import DockerRuntime, engine_answers
 from stack.errors import StackError
 from stack.local import LocalRuntime
-from stack.parts import local_url
-from stack.settings import Settings
+from stack.parts import consumer_names, local_url
+from stack.settings import MOST_CONSUMERS, Settings
 from stack.verify import verify
 
 Runtime = LocalRuntime | DockerRuntime
@@ -43,7 +43,9 @@ def running_runtime(settings: Settings) -> Runtime:
 
 def up(settings: Settings) -> None:
     """Starts the stack and says what to open."""
-    choose_runtime(settings).up()
+    runtime = choose_runtime(settings)
+    runtime.up()
+    runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
     if settings.local_scout:
         console.print(f"Traces:  {local_url(settings.viewer_port, '/traces')}")
     else:
