@@ -1,8 +1,11 @@
 """Several consumers share the readings: each is processed by one of them, and the death of one loses none."""
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +74,28 @@ def test_readings_wait_for_the_one_that_is_away(shared_stack: Stack, publisher: 
     shared_stack.start_part("consumer-3")
     publisher.ledger.settle()
     print(f"shares {shares(publisher)}")
+    assert publisher.ledger.twice() == 0
+
+
+def test_one_that_leaves_and_is_told_to_stop_loses_nothing(
+    shared_stack: Stack, publisher: Publisher, tmp_path: Path
+) -> None:
+    shared_stack.stop_part("echo")
+    shared_stack.stop_part("consumer-3")
+    publisher.send(300)
+    described = json.loads((shared_stack.settings.run_dir / "parts" / "consumer-3.json").read_text())
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        command = [*described["command"], "--leave", "consumer-3"]
+        process = subprocess.Popen(command, env=described["environment"], stderr=errors)
+    eventually(lambda: "leaving $share/" in log.read_text())
+    process.terminate()
+    assert process.wait(30) == 1
+    assert "the session of consumer-3 goes on, with what it holds" in log.read_text()
+    for part in ("echo", "consumer-3"):
+        shared_stack.start_part(part)
+    publisher.ledger.settle()
+    assert shares(publisher)[2] == 100
     assert publisher.ledger.twice() == 0
 
 
