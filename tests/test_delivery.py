@@ -506,6 +506,16 @@ def test_the_producer_drops_what_its_buffer_cannot_hold_and_says_how_much(new_st
     stack.runtime.down()
 
 
+def test_the_broker_is_started_again_and_the_consumer_comes_last(quiet_stack: Stack, publisher: Publisher) -> None:
+    quiet_stack.stop_part("consumer")
+    quiet_stack.stop_part("mosquitto")
+    quiet_stack.start_part("mosquitto")
+    publisher.send(100)
+    quiet_stack.start_part("consumer")
+    publisher.ledger.settle()
+    assert publisher.ledger.twice() == 0
+
+
 def test_the_broker_is_killed(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack(DEVICES="10", INTERVAL_SECONDS="0.2")
     stack.up()

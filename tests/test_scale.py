@@ -88,7 +88,7 @@ def test_one_that_leaves_and_is_told_to_stop_loses_nothing(
     with log.open("w") as errors:
         command = [*described["command"], "--leave", "consumer-3"]
         process = subprocess.Popen(command, env=described["environment"], stderr=errors)
-    eventually(lambda: "leaving $share/" in log.read_text())
+    eventually(lambda: "unsubscribing; " in log.read_text())
     process.terminate()
     assert process.wait(30) == 1
     assert "the session of consumer-3 goes on, with what it holds" in log.read_text()
@@ -136,5 +136,5 @@ def test_from_three_consumers_to_one_loses_nothing(shared_stack: Stack, publishe
     later.ledger.settle()
     later.close()
     one.up()
-    assert one.runtime.log_text("leave").count("leaving $share/") == 2
+    assert one.runtime.log_text("leave").count("unsubscribing; ") == 2
     one.runtime.down()

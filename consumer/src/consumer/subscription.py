@@ -33,6 +33,7 @@ class Subscription:
         self, settings: Settings, client: mqtt.Client, workers: Workers, acknowledgements: Acknowledgements
     ) -> None:
         self._settings = settings
+        self._filter, self._other_filter = settings.filters
         self._client = client
         self._workers = workers
         self._acknowledgements = acknowledgements
@@ -93,16 +94,16 @@ class Subscription:
             if self._leaving:
                 self._unsubscribe(client, flags.session_present)
                 return
-            client.subscribe([(self._settings.shared_filter, 1), (UPTIME, 0), (DROPPED, 0)])
-            # A session of a release that did not share would bring each reading twice.
-            client.unsubscribe(self._settings.topic_filter)
+            client.subscribe([(self._filter, 1), (UPTIME, 0), (DROPPED, 0)])
+            # With both, each reading would come twice.
+            client.unsubscribe(self._other_filter)
 
     def _unsubscribe(self, client: mqtt.Client, session_present: bool) -> None:
         if not session_present:
             self._last_delivered = True
             return
-        log.info("leaving %s; processing what the session still holds", self._settings.shared_filter)
-        client.unsubscribe([self._settings.shared_filter, self._settings.topic_filter])
+        log.info("unsubscribing; processing what the session still holds")
+        client.unsubscribe([self._filter, self._other_filter])
         # A retained message with QoS 1 queues up behind all that the session holds: when it comes, nothing else will.
         client.subscribe(UPTIME, qos=1)
 
@@ -111,9 +112,9 @@ class Subscription:
         if self._leaving:
             return
         if self._subscribed:
-            log.info("subscribed to %s", self._settings.shared_filter)
+            log.info("subscribed to %s", self._filter)
         else:
-            log.error("the broker refuses the subscription to %s: %s", self._settings.shared_filter, reason_codes[0])
+            log.error("the broker refuses the subscription to %s: %s", self._filter, reason_codes[0])
 
     def _on_disconnect(self, *_: object) -> None:
         self._subscribed = False
