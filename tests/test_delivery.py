@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
@@ -25,6 +27,7 @@ from paho.mqtt.properties import Properties
 
 from harness import Stack, eventually
 
+SERVICES = ("producer", "consumer", "echo")
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 DEAD_LETTERED = re.compile(r"moved reading (\S+) to dead-letter/")
 
@@ -181,14 +184,21 @@ ANSWERS = {
 
 
 @contextmanager
+def serving(port: int, handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[None]:
+    """A server in this process."""
+    socketserver.ThreadingTCPServer.allow_reuse_address = True
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@contextmanager
 def broken_echo(stack: Stack, answer: bytes) -> Iterator[type[BrokenEcho]]:
     """In place of echo."""
     handler = type("Handler", (BrokenEcho,), {"answer": answer, "requests": 0})
-    socketserver.ThreadingTCPServer.allow_reuse_address = True
-    with socketserver.ThreadingTCPServer(("127.0.0.1", stack.settings.echo_port), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(stack.settings.echo_port, handler):
         yield handler
-        server.shutdown()
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -397,6 +407,115 @@ def test_the_broker_is_away_for_10_seconds(new_stack: Callable[..., Stack]) -> N
     stack.runtime.down()
 
 
+def test_the_collector_is_away_for_30_seconds(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="10", INTERVAL_SECONDS="1")
+    since = time.time_ns()
+    stack.up()
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) > 50)
+    running = {name: stack.pid(name) for name in SERVICES}
+    stack.stop_part("collector")
+    gone = time.monotonic()
+    while time.monotonic() - gone < 30:
+        seen = dict(states(stack))
+        assert {seen[name] for name in SERVICES} == {"healthy"}
+    stack.start_part("collector")
+    returned, before = time.time_ns(), len(ledger.processed())
+    # Longer than the longest pause between two tries to export.
+    eventually(lambda: len(ledger.processed()) > before + 150, 60)
+    eventually(lambda: stack.whole_traces(returned) > 50)
+    stack.stop_part("producer")
+    ledger.sent += list(ledger.processed())
+    ledger.settle()
+    sent = producers_sent(stack)
+    print(f"the producer published {sent}; whole traces {stack.whole_traces(since)}")
+    assert len(ledger.sent) == sent
+    assert ledger.twice() == 0
+    assert not ledger.dead_lettered()
+    assert {name: stack.pid(name) for name in SERVICES} == running
+    stack.runtime.down()
+
+
+@contextmanager
+def onlooker(stack: Stack) -> Iterator[set[str]]:
+    """The readings that the broker delivers, whatever becomes of it: Mosquitto restores a session like this one."""
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 3600
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="onlooker", protocol=mqtt.MQTTv5)
+    password = stack.settings.mqtt_operator_password.get_secret_value()
+    client.username_pw_set(stack.settings.mqtt_operator_username, password)
+    client.reconnect_delay_set(max_delay=1)
+    arrived: set[str] = set()
+    subscribed = threading.Event()
+
+    def on_connect(*_: object) -> None:
+        client.subscribe("sensors/+/reading", qos=1)
+
+    client.on_connect = on_connect
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.on_message = lambda _client, _userdata, message: arrived.add(json.loads(message.payload)["message_id"])
+    client.connect("127.0.0.1", stack.settings.mqtt_port, clean_start=False, properties=properties)
+    client.loop_start()
+    assert subscribed.wait(10)
+    yield arrived
+    client.disconnect()
+    client.loop_stop()
+
+
+def test_the_producer_drops_what_its_buffer_cannot_hold_and_says_how_much(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(
+        DEVICES="10",
+        INTERVAL_SECONDS="0.2",
+        BUFFER_SIZE="30",
+        OTEL_METRIC_EXPORT_INTERVAL="1000",
+        COLLECTOR_DEBUG_VERBOSITY="detailed",
+    )
+    stack.up()
+
+    def log() -> str:
+        return stack.runtime.log_text("producer")
+
+    def said() -> list[int]:
+        return list(map(int, re.findall(r"takes readings again; (\d+) were dropped", log())))
+
+    with onlooker(stack) as arrived:
+        # From its first reading on, so that all are counted.
+        stack.stop_part("producer")
+        arrived.clear()
+        stack.start_part("producer")
+        for outage in (1, 2, 3):
+            count = len(arrived)
+            eventually(lambda count=count: len(arrived) > count + 50)
+            stack.stop_part("mosquitto")
+            eventually(lambda outage=outage: log().count("dropping readings") == outage)
+            if outage < 3:
+                stack.start_part("mosquitto")
+                eventually(lambda outage=outage: len(said()) == outage, 60)
+        # Now it is told to stop before the broker is back.
+        stack.stop_part("producer")
+        accepted, dropped = map(int, re.findall(r"stopping after (\d+) readings; (\d+) more were dropped", log())[-1])
+        unsent = int(re.findall(r"did not acknowledge (\d+) readings in time", log())[-1])
+        stack.start_part("mosquitto")
+        eventually(lambda: len(arrived) >= accepted - unsent)
+    print(f"accepted {accepted}, dropped {dropped}, not sent {unsent}, arrived {len(arrived)}")
+    assert len(arrived) == accepted - unsent
+    assert unsent == 30
+    assert dropped > sum(said()) > 0
+    counted = re.findall(r"producer\.readings\.dropped\n(?:.*\n)*?Value: (\d+)", stack.runtime.log_text("collector"))
+    assert int(counted[-1]) == dropped
+    stack.runtime.down()
+
+
+def test_the_broker_is_started_again_and_the_consumer_comes_last(quiet_stack: Stack, publisher: Publisher) -> None:
+    quiet_stack.stop_part("consumer")
+    quiet_stack.stop_part("mosquitto")
+    quiet_stack.start_part("mosquitto")
+    publisher.send(100)
+    quiet_stack.start_part("consumer")
+    publisher.ledger.settle()
+    assert publisher.ledger.twice() == 0
+
+
 def test_the_broker_is_killed(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack(DEVICES="10", INTERVAL_SECONDS="0.2")
     stack.up()
@@ -436,6 +555,65 @@ def test_the_network_of_the_consumer_stalls(new_stack: Callable[..., Stack]) -> 
     publisher.send(10)
     publisher.ledger.settle()
     publisher.close()
+    stack.runtime.down()
+
+
+def test_the_consumer_is_held_up_until_the_broker_gives_the_connection_up(
+    quiet_stack: Stack, publisher: Publisher
+) -> None:
+    consumer = quiet_stack.pid("consumer")
+    timeouts = quiet_stack.runtime.log_text("mosquitto").count("Client consumer has exceeded timeout")
+    publisher.send(500)
+    os.kill(consumer, signal.SIGSTOP)  # with readings in its hands
+    try:
+        eventually(
+            lambda: quiet_stack.runtime.log_text("mosquitto").count("Client consumer has exceeded timeout") > timeouts,
+            60,
+        )
+        assert dict(states(quiet_stack))["consumer"] == "unhealthy"
+        publisher.send(200)
+    finally:
+        os.kill(consumer, signal.SIGCONT)
+    publisher.ledger.settle()
+    assert publisher.ledger.twice() <= 200  # QUEUE_SIZE
+    eventually(lambda: dict(states(quiet_stack))["consumer"] == "healthy")
+
+
+class RecordingEcho(http.server.BaseHTTPRequestHandler):
+    """Takes its time, now more and now less, and notes what it got in which order."""
+
+    received: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(random.uniform(0, 0.02))  # noqa: S311 (no secret)
+        self.received.append(json.loads(body))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+        pass
+
+
+def test_echo_gets_the_readings_of_a_device_in_their_order(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400", WORKERS="8")
+    stack.up()
+    stack.stop_part("echo")
+    publisher = Publisher(stack)
+    handler = type("Handler", (RecordingEcho,), {"received": []})
+    with serving(stack.settings.echo_port, handler):
+        publisher.send(1000, devices=20)
+        publisher.ledger.settle()
+    publisher.close()
+    sent = set(publisher.ledger.sent)
+    received = [reading for reading in handler.received if reading["message_id"] in sent]
+    assert len(received) == 1000
+    sequences = [reading["sequence"] for reading in received]
+    assert sequences != sorted(sequences), "the workers did not work side by side"
+    for device in {reading["device_id"] for reading in received}:
+        of_device = [reading["sequence"] for reading in received if reading["device_id"] == device]
+        assert of_device == sorted(of_device)
+        assert len(of_device) == 50
     stack.runtime.down()
 
 

@@ -114,9 +114,9 @@ SCOUT_VALUES: dict[str, str] = dict(
 class Containers(Stack):
     """A stack of its own in containers."""
 
-    def __init__(self, folder: Path, **values: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.project = f"mqtt-tracing-test-{os.getpid()}"
-        super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1", **values)
+        super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1")
 
     def stack(self, *arguments: str) -> None:
         """Runs a command of the stack, which has to succeed; images may have to be built first."""

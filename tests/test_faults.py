@@ -1,16 +1,21 @@
 """What breaks, and what does not break with it."""
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import requests
 
 from harness import Stack, eventually
-from stack.part import local_url
+from stack.part import beats, local_url
 
 
 def published(stack: Stack) -> int:
@@ -107,4 +112,61 @@ def test_the_services_start_without_collector_and_broker_and_wait_for_them(new_s
     for part in ("mosquitto", "collector"):
         stack.start_part(part)
     eventually(lambda: stack.run("verify").returncode == 0, seconds=60)
+    stack.runtime.down()
+
+
+@contextmanager
+def broken_service(
+    stack: Stack, name: str, breakage: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process of a service in which a line of Python has broken something, and its heartbeat."""
+    described = json.loads((stack.settings.run_dir / "parts" / f"{name}.json").read_text())
+    heartbeat = stack.settings.run_dir / f"broken-{name}.healthy"
+    heartbeat.unlink(missing_ok=True)
+    program = f"import time; {breakage}; from {name}.__main__ import main; raise SystemExit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**described["environment"], "HEALTH_FILE": str(heartbeat), **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process, heartbeat
+        finally:
+            process.kill()
+
+
+ANOTHER_CONSUMER = {"MQTT_CLIENT_ID": "broken", "SHARE_NAME": "broken"}
+
+
+def test_a_consumer_whose_network_thread_hangs_is_not_healthy_and_then_ends(stack: Stack) -> None:
+    # The stack's producer publishes, so the first reading breaks it.
+    breakage = "from consumer.subscription import Subscription; Subscription._hand_over = lambda *_: time.sleep(3600)"
+    with broken_service(stack, "consumer", breakage, **ANOTHER_CONSUMER) as (process, heartbeat):
+        eventually(beats(heartbeat))
+        eventually(lambda: not beats(heartbeat)(), 40)
+        assert process.poll() is None, "it ended before it was unhealthy"
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "nothing comes from the broker although the connection stands" in log
+
+
+def test_a_consumer_whose_network_thread_dies_ends(stack: Stack) -> None:
+    breakage = "from consumer.subscription import Subscription; Subscription._hand_over = lambda *_: 1 / 0"
+    with broken_service(stack, "consumer", breakage, **ANOTHER_CONSUMER) as (process, _):
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "a thread died, stopping" in log
+    assert "ZeroDivisionError" in log
+
+
+def test_a_producer_whose_network_thread_hangs_is_not_healthy(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(INTERVAL_SECONDS="0.5")
+    stack.up()
+    stack.stop_part("producer")  # there is one of this name at the broker
+    breakage = "from producer.outbox import Outbox; Outbox._on_publish = lambda *_: time.sleep(3600)"
+    with broken_service(stack, "producer", breakage) as (process, heartbeat):
+        eventually(beats(heartbeat))
+        eventually(lambda: not beats(heartbeat)(), 60)
+        assert process.poll() is None
     stack.runtime.down()

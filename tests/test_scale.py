@@ -1,8 +1,11 @@
 """Several consumers share the readings: each is processed by one of them, and the death of one loses none."""
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -74,8 +77,64 @@ def test_readings_wait_for_the_one_that_is_away(shared_stack: Stack, publisher: 
     assert publisher.ledger.twice() == 0
 
 
+def test_one_that_leaves_and_is_told_to_stop_loses_nothing(
+    shared_stack: Stack, publisher: Publisher, tmp_path: Path
+) -> None:
+    shared_stack.stop_part("echo")
+    shared_stack.stop_part("consumer-3")
+    publisher.send(300)
+    described = json.loads((shared_stack.settings.run_dir / "parts" / "consumer-3.json").read_text())
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        command = [*described["command"], "--leave", "consumer-3"]
+        process = subprocess.Popen(command, env=described["environment"], stderr=errors)
+    eventually(lambda: "unsubscribing; " in log.read_text())
+    process.terminate()
+    assert process.wait(30) == 1
+    assert "the session of consumer-3 goes on, with what it holds" in log.read_text()
+    for part in ("echo", "consumer-3"):
+        shared_stack.start_part(part)
+    publisher.ledger.settle()
+    assert shares(publisher)[2] == 100
+    assert publisher.ledger.twice() == 0
+
+
+def with_one(stack: Stack) -> Stack:
+    """The same stack, with one consumer."""
+    return Stack(stack.settings.run_dir, **stack.values | {"CONSUMERS": "1"})
+
+
 def test_another_number_of_consumers_wants_a_new_start(shared_stack: Stack) -> None:
-    fewer = Stack(shared_stack.settings.run_dir, **shared_stack.values | {"CONSUMERS": "2"})
-    done = fewer.run("up")
+    done = with_one(shared_stack).run("up")
     assert done.returncode == 1
     assert "make down up" in done.stderr
+
+
+def test_from_three_consumers_to_one_loses_nothing(shared_stack: Stack, publisher: Publisher) -> None:
+    """Runs last: the stack has one consumer then."""
+    shared_stack.stop_part("echo")
+    publisher.send(900)  # more than the broker sends ahead, so each session holds some
+    ledger = publisher.ledger
+    logs = "".join(map(shared_stack.runtime.log_text, CONSUMERS))
+    assert not set(PROCESSED.findall(logs)) & set(ledger.sent)
+    publisher.close()
+    shared_stack.runtime.down()
+
+    one = with_one(shared_stack)
+    one.up()
+    ledger.stack, ledger.consumers = one, ("consumer", "leave")
+    ledger.settle()
+    left = len(set(ledger.sent) & set(PROCESSED.findall(one.runtime.log_text("leave"))))
+    print(f"processed while leaving {left}")
+    assert left == 600
+    assert ledger.twice() == 0
+    assert not ledger.dead_lettered()
+
+    # All that is new goes to the one that is there, and nobody else has a session.
+    later = Publisher(one)
+    later.send(100)
+    later.ledger.settle()
+    later.close()
+    one.up()
+    assert one.runtime.log_text("leave").count("unsubscribing; ") == 2
+    one.runtime.down()

@@ -2,8 +2,10 @@
 
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import HttpUrl
 from pydantic.fields import FieldInfo
@@ -86,3 +88,38 @@ def test_a_text_that_must_not_be_empty_has_its_default_instead(monkeypatch: pyte
             if any(isinstance(bound, MinLen) for bound in field.metadata):
                 monkeypatch.setenv(name.upper(), "")
                 assert getattr(load_settings(settings), name) == field.default
+
+
+@pytest.mark.parametrize("settings", [producer.settings.Settings, consumer.settings.Settings])
+@pytest.mark.parametrize("content", ["absent", b"", b"no certificate", b"\x30\x82\x00\xff", "key", "folder", "broken"])
+def test_an_authority_that_cannot_be_read_is_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    settings: type[BaseSettings],
+    content: str | bytes,
+) -> None:
+    file = tmp_path / "ca.crt"
+    authority = trustme.CA()
+    match content:
+        case bytes():
+            file.write_bytes(content)
+        case "key":
+            file.write_bytes(authority.private_key_pem.bytes())
+        case "folder":
+            file.mkdir()
+        case "broken":
+            file.write_bytes(authority.cert_pem.bytes()[:200])
+        case _:
+            pass
+    monkeypatch.setenv("MQTT_CA_FILE", str(file))
+    load_settings(settings)  # without TLS nobody reads it
+    monkeypatch.setenv("MQTT_TLS", "1")
+    with pytest.raises(SystemExit) as stopped:
+        load_settings(settings)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"MQTT_CA_FILE is {str(file)!r}; it must be the path of a PEM file with the authority's certificate"
+    if not file.is_dir():
+        file.write_bytes(authority.cert_pem.bytes())
+        load_settings(settings)

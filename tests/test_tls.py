@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import certificates
-from harness import Stack
+from harness import Stack, eventually
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,44 @@ def test_only_its_owner_can_read_the_key(tls_stack: Stack) -> None:
     key = tls_stack.settings.tls_folder / "server.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert key.stat().st_uid == os.getuid()
+
+
+def test_clients_come_back_after_the_authority_is_renewed(tls_stack: Stack) -> None:
+    def processed() -> int:
+        return tls_stack.runtime.log_text("consumer").count("processed reading")
+
+    running = {name: tls_stack.pid(name) for name in ("producer", "consumer")}
+    folder = tls_stack.settings.tls_folder
+    former = (folder / "ca.crt").read_bytes()
+    eventually(processed)
+    tls_stack.stop_part("mosquitto")
+    (folder / "server.crt").unlink()
+    certificates.prepare(folder)
+    assert (folder / "ca.crt").read_bytes() != former
+    tls_stack.start_part("mosquitto")
+    before = processed()
+    eventually(lambda: processed() > before + 5, 60)
+    assert {name: tls_stack.pid(name) for name in running} == running
+    for name in running:
+        log = tls_stack.runtime.log_text(name)
+        assert "its certificate is not trusted: " in log, name
+        assert "Traceback" not in log, name
+    done = tls_stack.run("verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_authority_that_cannot_be_read_any_more_stops_nobody(tls_stack: Stack) -> None:
+    authority = tls_stack.settings.tls_folder / "ca.crt"
+    running = {name: tls_stack.pid(name) for name in ("producer", "consumer")}
+    tls_stack.stop_part("mosquitto")
+    (tls_stack.settings.tls_folder / "server.crt").unlink()
+    certificates.prepare(tls_stack.settings.tls_folder)
+    good = authority.read_bytes()
+    authority.write_bytes(b"half a file")
+    tls_stack.start_part("mosquitto")
+    for name in running:
+        eventually(lambda name=name: "MQTT_CA_FILE cannot be read: " in tls_stack.runtime.log_text(name), 60)
+    authority.write_bytes(good)
+    before = tls_stack.runtime.log_text("consumer").count("processed reading")
+    eventually(lambda: tls_stack.runtime.log_text("consumer").count("processed reading") > before + 5, 60)
+    assert {name: tls_stack.pid(name) for name in running} == running

@@ -1,8 +1,10 @@
+import time
 from unittest.mock import Mock
 
 import pytest
 from paho.mqtt.client import MQTTMessage
 
+from consumer.acknowledgements import Acknowledgements
 from consumer.settings import Settings
 from consumer.subscription import DROPPED, UPTIME, Subscription
 
@@ -49,6 +51,35 @@ def test_silence_on_a_standing_connection_is_not_healthy(
 ) -> None:
     subscription._subscribed = True
     assert subscription.healthy
-    monkeypatch.setattr("consumer.subscription.SILENCE_SECONDS", -1)
+    monkeypatch.setattr(subscription, "_heard", time.monotonic() - 20)
     assert not subscription.healthy
+    assert not subscription.silent
+    monkeypatch.setattr(subscription, "_heard", time.monotonic() - 31)
     assert subscription.silent
+
+
+def test_a_session_is_left_when_the_last_message_came_and_all_are_acknowledged() -> None:
+    client = Mock()
+    acknowledgements = Acknowledgements(client)
+    subscription = Subscription(Settings(), client, Mock(), acknowledgements)
+    subscription.leave()
+    subscription._on_connect(client, None, Mock(session_present=True), Mock(is_failure=False), None)
+    client.subscribe.assert_called_once_with(UPTIME, qos=1)
+    reading, last = message("sensors/sensor-001/reading", b"{}"), message(UPTIME, b"12 seconds")
+    reading.qos, last.qos, last.retain = 1, 1, True
+    subscription._on_message(client, None, reading)
+    assert not subscription.left
+    subscription._on_message(client, None, last)
+    assert not subscription.left
+    acknowledgements.done(acknowledgements._arrived[0])
+    assert subscription.left
+    # What was acknowledged on a connection that is lost may come again.
+    subscription._on_disconnect()
+    assert not subscription.left
+
+
+def test_a_session_that_is_not_there_is_left_at_once(subscription: Subscription) -> None:
+    subscription.leave()
+    subscription._acknowledgements = Acknowledgements(Mock())
+    subscription._on_connect(Mock(), None, Mock(session_present=False), Mock(is_failure=False), None)
+    assert subscription.left

@@ -29,6 +29,12 @@ class Acknowledgements:
         self._arrived: deque[Delivery] = deque()
         self._earlier: dict[int, Delivery] = {}
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that came on this connection is acknowledged."""
+        with self._lock:
+            return not self._arrived and not self._sending
+
     def arrived(self, message: mqtt.MQTTMessage) -> Delivery | None:
         """Takes a message in; returns its delivery, or None if it is worked on since an earlier connection."""
         with self._lock:

@@ -16,6 +16,7 @@ class Settings(BrokerSettings):
     topic_filter: str = Field(
         default="sensors/+/reading", min_length=1, description="an MQTT topic filter, such as sensors/+/reading"
     )
+    consumers: int = Field(default=1, ge=1, description="a number of consumers, 1 or more")
     share_name: str = Field(
         default="consumers",
         pattern=r"^[^/+#\x00-\x1f\x7f]{1,100}$",
@@ -34,6 +35,11 @@ class Settings(BrokerSettings):
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
     @property
-    def shared_filter(self) -> str:
-        """What it subscribes to: each reading goes to one of the consumers of this share."""
-        return f"$share/{self.share_name}/{self.topic_filter}"
+    def filters(self) -> tuple[str, str]:
+        """What it subscribes to, and what a session may be subscribed to from another number of consumers.
+
+        Of several consumers each reading goes to one. One alone does without: Mosquitto does not restore a shared
+        subscription when it is started again.
+        """
+        plain, shared = self.topic_filter, f"$share/{self.share_name}/{self.topic_filter}"
+        return (shared, plain) if self.consumers > 1 else (plain, shared)

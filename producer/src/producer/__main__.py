@@ -21,7 +21,7 @@ from paho.mqtt.properties import Properties
 from producer.outbox import Outbox
 from producer.sensor import Sensor
 from producer.settings import Settings
-from service import StopSignal, load_settings
+from service import KEEPALIVE_SECONDS, StopSignal, load_settings
 from telemetry import setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
@@ -87,7 +87,7 @@ def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: Sto
         publish_reading(outbox, sensor, settings)
         turn += 1
         due += pause
-    log.info("stopping after %d readings", outbox.published)
+    log.info("stopping after %d readings; %d more were dropped", outbox.published, outbox.dropped)
 
 
 def main() -> int:
@@ -107,7 +107,7 @@ def main() -> int:
     client = new_client(settings, f"producer-once-{uuid4()}" if once else "producer")
     outbox = Outbox(client, settings.buffer_size)
     # In the background: the broker may be away now or later.
-    client.connect_async(settings.mqtt_host, settings.mqtt_port)
+    client.connect_async(settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS)
     client.loop_start()
     try:
         if once:
@@ -115,7 +115,8 @@ def main() -> int:
         else:
             run_fleet(client, outbox, settings, stop)
         if not outbox.wait_empty(timeout_seconds=4.0 if once else 1.0):
-            log.error("the broker at %s:%d did not acknowledge in time", settings.mqtt_host, settings.mqtt_port)
+            broker = settings.mqtt_host, settings.mqtt_port
+            log.error("the broker at %s:%d did not acknowledge %d readings in time", *broker, outbox.waiting)
             stop.exit_code = 1
     finally:
         client.disconnect()

@@ -24,13 +24,20 @@ class Outbox:
         self._waiting = 0
         self._changed = threading.Condition()
         self._progress = time.monotonic()
-        self._dropped = 0
+        self._dropped_in_a_row = 0
         self._dropped_counter = metrics.get_meter("producer").create_counter(
             "producer.readings.dropped", "{reading}", "Readings dropped because the buffer was full"
         )
         self.published = 0
+        self.dropped = 0
         client.max_queued_messages_set(size)
         client.on_publish = self._on_publish
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the broker has not acknowledged."""
+        with self._changed:
+            return self._waiting
 
     @property
     def stalled_seconds(self) -> float:
@@ -56,14 +63,15 @@ class Outbox:
 
     def _accept(self) -> None:
         self.published += 1
-        if self._dropped:
-            log.warning("the buffer takes readings again; %d were dropped", self._dropped)
-            self._dropped = 0
+        if self._dropped_in_a_row:
+            log.warning("the buffer takes readings again; %d were dropped", self._dropped_in_a_row)
+            self._dropped_in_a_row = 0
 
     def _drop(self) -> None:
-        if not self._dropped:
+        if not self._dropped_in_a_row:
             log.error("the buffer is full and the broker away: dropping readings from now on")
-        self._dropped += 1
+        self._dropped_in_a_row += 1
+        self.dropped += 1
         self._dropped_counter.add(1)
 
     def _on_publish(self, client: mqtt.Client, userdata: None, mid: int, reason_code: Any, *_: object) -> None:

@@ -5,16 +5,18 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import Self
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from pydantic import Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.settings import Port
 
 log = logging.getLogger(__name__)
+
+# The broker gives a connection up that is silent for one and a half times as long, and so do we after twice.
+KEEPALIVE_SECONDS = 20
 
 
 def _send_at_once(client: mqtt.Client, userdata: object, connection: socket.socket) -> None:
@@ -30,17 +32,23 @@ class BrokerSettings(BaseSettings):
     mqtt_host: str = "127.0.0.1"
     mqtt_port: Port = 1883
     mqtt_tls: bool = Field(default=False, description="1 or 0")
-    mqtt_ca_file: Path | None = Field(default=None, description="a path of a file with the authority's certificate")
+    mqtt_ca_file: Path | None = Field(
+        default=None, description="the path of a PEM file with the authority's certificate"
+    )
     mqtt_json_envelope: bool = Field(default=False, description="1 or 0")
 
     _tls: ssl.SSLContext = PrivateAttr()
 
-    @model_validator(mode="after")
-    def _ca_file_is_there(self) -> Self:
+    @field_validator("mqtt_ca_file")
+    @classmethod
+    def _has_a_certificate(cls, file: Path | None, settings: ValidationInfo) -> Path | None:
         # Without TLS nobody reads it.
-        if self.mqtt_tls and self.mqtt_ca_file and not self.mqtt_ca_file.is_file():
-            raise ValueError(f"MQTT_CA_FILE is {self.mqtt_ca_file}, and there is no such file")
-        return self
+        if file and settings.data.get("mqtt_tls"):
+            try:
+                ssl.create_default_context(cafile=file)
+            except OSError as error:
+                raise ValueError(str(error)) from None
+        return file
 
     def json_envelope(self, *topic_filters: str) -> tuple[str, ...]:
         """The filters of the topics whose payloads carry the trace context: none, unless asked for."""
@@ -75,9 +83,15 @@ class BrokerSettings(BaseSettings):
         error = sys.exception()
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted: {error.verify_message}"
-            if self.mqtt_ca_file:
-                # The authority may have been renewed since.
-                self._tls.load_verify_locations(self.mqtt_ca_file)
+            self._load_authority_again()
         else:
             reason = str(error)
         log.error("cannot connect to the broker at %s:%d, trying again: %s", self.mqtt_host, self.mqtt_port, reason)
+
+    def _load_authority_again(self) -> None:
+        """Trusts the authority that is in the file now: it may have been renewed since the start."""
+        if self.mqtt_ca_file:
+            try:
+                self._tls.load_verify_locations(self.mqtt_ca_file)
+            except OSError as error:
+                log.error("MQTT_CA_FILE cannot be read: %s", error)

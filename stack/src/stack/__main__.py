@@ -13,7 +13,8 @@ from stack.docker import DockerRuntime, engine_answers
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.part import local_url
-from stack.settings import BACKENDS, Settings
+from stack.parts import consumer_names
+from stack.settings import BACKENDS, MOST_CONSUMERS, Settings
 from stack.verify import verify
 
 Runtime = LocalRuntime | DockerRuntime
@@ -44,7 +45,9 @@ def running_runtime(settings: Settings) -> Runtime:
 
 def up(settings: Settings) -> None:
     """Starts the stack and says what to open."""
-    choose_runtime(settings).up()
+    runtime = choose_runtime(settings)
+    runtime.up()
+    runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
     scout = local_url(settings.viewer_port, "/traces") if settings.local_scout else settings.scout_otlp_endpoint
     pages = {
         "Traces": str(scout),

@@ -49,6 +49,18 @@ class DockerRuntime:
             )
         console.print(f"All {len(self.states())} parts are healthy after {time.monotonic() - started:.1f} s.")
 
+    def end_sessions(self, names: list[str]) -> None:
+        """Lets a consumer process what the sessions of those that are gone still hold, and end them.
+
+        Raises:
+            StackError: If a session could not be emptied.
+        """
+        if names:
+            command = ("exec", "-T", "consumer", "python", "-m", "consumer", "--leave", *names)
+            done = self._compose(*command, capture=True)
+            if done.returncode != 0:
+                raise StackError(f"the session of a consumer that is gone could not be ended:\n{done.stderr[-1000:]}")
+
     def down(self) -> None:
         """Removes the containers and the network; the broker's messages and the issuer's key stay."""
         self._compose("down", "--remove-orphans")

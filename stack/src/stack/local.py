@@ -76,6 +76,24 @@ class LocalRuntime:
                 self._wait_healthy(members, status)
         console.print(f"All {len(parts)} parts are healthy after {time.monotonic() - started:.1f} s.")
 
+    def end_sessions(self, names: list[str]) -> None:
+        """Lets a consumer process what the sessions of those that are gone still hold, and end them.
+
+        Raises:
+            StackError: If a session could not be emptied.
+        """
+        gone = [name for name in names if self._description(name).exists()]
+        if not gone:
+            return
+        described = json.loads(self._description("consumer").read_text())
+        with console.status(f"Processing what {', '.join(gone)} left ..."), self._log("leave").open("a") as log:
+            command = [*described["command"], "--leave", *gone]
+            done = subprocess.run(command, env=described["environment"], stderr=log, check=False)
+        if done.returncode != 0:
+            raise StackError(f"the session of {', '.join(gone)} could not be ended:\n{self._tail('leave')}")
+        for name in gone:
+            self._description(name).unlink()
+
     def down(self) -> None:
         """Stops everything."""
         if not self.running():
@@ -117,7 +135,7 @@ class LocalRuntime:
 
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
         """Publishes one reading with the producer's own program, which prints its trace id."""
-        described = json.loads((self._run / "parts" / "producer.json").read_text())
+        described = json.loads(self._description("producer").read_text())
         return subprocess.run(
             [*described["command"], "--once"],
             env={**described["environment"], **ALWAYS_SAMPLED},
@@ -162,7 +180,7 @@ class LocalRuntime:
             stale.unlink()
         programs = ""
         for part in parts:
-            description = self._run / "parts" / f"{part.name}.json"
+            description = self._description(part.name)
             description.touch(mode=0o600)
             environment = {**TELEMETRY_DEFAULTS, **_inherited(), **part.environment}
             description.write_text(json.dumps({"command": part.command, "environment": environment}))
@@ -216,6 +234,9 @@ class LocalRuntime:
                 name = next(iter(failed or waiting))
                 raise StackError(f"{name} does not become healthy. The end of {self._log(name)}:\n{self._tail(name)}")
             time.sleep(0.05)
+
+    def _description(self, part: str) -> Path:
+        return self._run / "parts" / f"{part}.json"
 
     def _log(self, part: str) -> Path:
         return self._run / "logs" / f"{part}.log"

@@ -153,6 +153,7 @@ def _consumer(settings: Settings, common: Mapping[str, str], name: str) -> Part:
             **common,
             "OTEL_SERVICE_NAME": "consumer",
             "MQTT_CLIENT_ID": name,
+            "CONSUMERS": str(settings.consumers),
             "MQTT_CONSUMER_USERNAME": settings.mqtt_consumer_username,
             "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
             "ECHO_URL": local_url(settings.echo_port, "/echo"),

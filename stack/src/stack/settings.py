@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service import Port
 
 ROOT = Path(__file__).parents[3]
+MOST_CONSUMERS = 16
 
 # They stand in lines of the broker's files, where a colon or a line break would end them.
 Username = Annotated[
@@ -105,7 +106,7 @@ class Settings(BaseSettings):
 
     devices: int = Field(default=3, ge=1, le=100_000, description="a number of sensors, 1 to 100000")
     interval_seconds: float = Field(default=2.0, ge=0.01, le=86_400, description="seconds, 0.01 to 86400")
-    consumers: int = Field(default=1, ge=1, le=16, description="a number of consumers, 1 to 16")
+    consumers: int = Field(default=1, ge=1, le=MOST_CONSUMERS, description="a number of consumers, 1 to 16")
     collector_debug_verbosity: Literal["basic", "normal", "detailed"] = Field(
         default="basic", description="basic, normal or detailed"
     )
