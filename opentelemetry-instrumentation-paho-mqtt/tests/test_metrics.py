@@ -117,3 +117,39 @@ def test_a_message_handed_over_is_counted_once(instrument, topic):
     metrics = meters.read()
     assert [point.value for point in metrics["messaging.client.consumed.messages"]] == [1]
     assert [point.count for point in metrics["messaging.process.duration"]] == [1]
+
+
+def test_processing_without_a_context_is_counted_apart(connect: Connect, broker, meters, spans, topic):
+    client = connect(topic)
+    client.publish(topic, qos=1)
+    connect(protocol=mqtt.MQTTv311).publish(topic, qos=1)
+    spans.processed(2)
+    client.disconnect()
+    client.loop_stop()
+    metrics = meters.read()
+    missing = [dict(point.attributes) for point in metrics["messaging.process.duration"] if point.count == 1]
+    assert attributes(broker, "process", **{"mqtt.missing_context": True}) in missing
+    assert attributes(broker, "process") in missing
+    assert [point.value for point in metrics["messaging.client.consumed.messages"]] == [2]
+
+
+def test_the_failed_processing_without_a_context_says_both(meters):
+    with pytest.raises(LookupError), process_span(mqtt.MQTTMessage(topic=b"tests/both")):
+        raise LookupError
+    (point,) = meters.read()["messaging.process.duration"]
+    assert point.attributes["mqtt.missing_context"] is True
+    assert point.attributes["error.type"] == "LookupError"
+
+
+def test_durations_have_exemplars_that_lead_to_their_spans(connect: Connect, meters, spans, topic):
+    client = connect(topic)
+    client.publish(topic, qos=1)
+    (processed,) = spans.processed(1)
+    (published,) = spans.published(1)
+    client.disconnect()
+    client.loop_stop()
+    metrics = meters.read()
+    for name, span in (("messaging.client.operation.duration", published), ("messaging.process.duration", processed)):
+        (point,) = metrics[name]
+        (exemplar,) = point.exemplars
+        assert (exemplar.trace_id, exemplar.span_id) == (span.context.trace_id, span.context.span_id), name

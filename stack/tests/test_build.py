@@ -62,3 +62,15 @@ def test_another_manifest_is_another_program(empty_machine: Path, monkeypatch: p
     monkeypatch.setattr(build, "BUILDER_MANIFEST", manifest)
     assert build.paths()["otelcol"] != before
     assert before.is_relative_to(empty_machine)
+
+
+def test_without_npm_the_tests_say_what_to_install(empty_machine: Path) -> None:
+    with pytest.raises(StackError, match=r"npm is not installed.*apt-get install npm"):
+        build.grafana_types()
+
+
+def test_types_that_npm_cannot_fetch_are_an_error_and_leave_nothing(empty_machine: Path) -> None:
+    program(empty_machine, "npm").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    with pytest.raises(StackError, match="npm could not fetch Grafana's types:\nno such package"):
+        build.grafana_types()
+    assert not list(empty_machine.rglob("node_modules"))

@@ -101,7 +101,7 @@ def main() -> int:
             case "prepare":
                 build.prepare(settings)
                 if arguments.for_tests:
-                    build.require_command("chromium", "chromium")
+                    build.prepare_for_tests()
     except StackError as error:
         errors.print(f"[red]error:[/red] {error}")
         return 1

@@ -21,6 +21,7 @@ SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
 ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
 ZIPKIN_SHA256 = "7ac633a6832647e71e50012a5e3e91fbc7054414955261724526030faf271d8d"
+GRAFANA_SCHEMA = ROOT / "observability" / "grafana" / "schema"
 VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
 
 
@@ -60,6 +61,49 @@ def prepare(settings: Settings) -> dict[str, Path]:
         require_command("java", "default-jre-headless")
         _fetch_zipkin(programs["zipkin"])
     return programs
+
+
+def prepare_for_tests() -> None:
+    """Installs what only the tests need: a browser, promtool, and the types that Grafana publishes.
+
+    Raises:
+        StackError: If that is not possible here; says what to install.
+    """
+    require_command("chromium", "chromium")
+    require_command("promtool", "prometheus")
+    grafana_types()
+
+
+def grafana_types() -> Path:
+    """The types that Grafana publishes and a compiler, as a folder ``node_modules``; installed once, by the lock file.
+
+    Raises:
+        StackError: If npm is not there or cannot install them.
+    """
+    manifests = [GRAFANA_SCHEMA / name for name in ("package.json", "package-lock.json")]
+    installed = _cached("node_modules", *manifests)
+    if installed.exists():
+        return installed
+    require_command("npm", "npm")
+    installed.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        console.status("Fetching Grafana's types (once) ..."),
+        tempfile.TemporaryDirectory(dir=cache_folder()) as folder,
+    ):
+        for manifest in manifests:
+            shutil.copy(manifest, folder)
+        done = subprocess.run(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StackError(f"npm could not fetch Grafana's types:\n{done.stderr.strip()[-1000:]}")
+        Path(folder, "node_modules").rename(installed)
+    return installed
 
 
 def _fetch_zipkin(jar: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
 from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
     MESSAGING_CLIENT_CONSUMED_MESSAGES,
@@ -44,15 +45,15 @@ class Metrics:
             explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
 
-    def published(self, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
-        """Counts a message that was sent, or failed to be."""
+    def published(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
+        """Counts a message that was sent, or failed to be; ``context`` holds its span, for the exemplars."""
         self._sent.add(1, attributes)
-        self._operation_duration.record(seconds, attributes)
+        self._operation_duration.record(seconds, attributes, context)
 
     def delivered(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Counts a message that reached the application."""
         self._consumed.add(1, attributes)
 
-    def processed(self, seconds: float, attributes: Mapping[str, AttributeValue]) -> None:
-        """Records how long a handler took."""
-        self._process_duration.record(seconds, attributes)
+    def processed(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
+        """Records how long a handler took; ``context`` holds its span, for the exemplars."""
+        self._process_duration.record(seconds, attributes, context)

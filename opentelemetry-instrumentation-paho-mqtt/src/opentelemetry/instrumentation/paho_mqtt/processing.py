@@ -90,10 +90,12 @@ class _Process(AbstractContextManager[Span]):
         context: Context,
         metric_attributes: Mapping[str, AttributeValue],
         message: Message | None,
+        missing_context: bool = False,
     ) -> None:
         self._telemetry = telemetry
         self._context = set_span_in_context(span, context)
         self._metric_attributes = metric_attributes
+        self._missing_context = missing_context
         self._started = perf_counter()
         self.span = span
         self.message = message
@@ -127,7 +129,10 @@ class _Process(AbstractContextManager[Span]):
     @never_raises
     def _end(self) -> None:
         self.span.end()
-        self._telemetry.metrics.processed(perf_counter() - self._started, self._metric_attributes)
+        attributes = self._metric_attributes
+        if self._missing_context:
+            attributes = {**attributes, MQTT_MISSING_CONTEXT: True}
+        self._telemetry.metrics.processed(perf_counter() - self._started, attributes, self._context)
 
 
 def _topic(message: Message) -> str:
@@ -188,7 +193,7 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, link: 
         attributes=attributes,
         links=links,
     )
-    return _Process(telemetry, span, context, shared, message)
+    return _Process(telemetry, span, context, shared, message, not carried.is_valid)
 
 
 def _description(

@@ -100,7 +100,7 @@ class _PublishProperties(Properties):
             metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
             set_error(span, error_type, description)
         span.end()
-        values["telemetry"].metrics.published(seconds, metric_attributes)
+        values["telemetry"].metrics.published(seconds, metric_attributes, set_span_in_context(span))
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
