@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Iterator
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -258,7 +259,7 @@ class Registry:
         for name, definition in self.definitions.items():
             if isinstance(definition.type, Enumeration):
                 yield from (((name, "value", str(member.value)), False) for member in definition.type.members)
-        for what, group in self.emitted().items():
+        for what, group in self.emitted.items():
             for reference in self.references(group):
                 yield (what, reference.ref, self.type_of(reference.ref)), reference.requirement_level == "opt_in"
             if isinstance(group, SpanGroup):
@@ -268,6 +269,7 @@ class Registry:
                 yield (what, "instrument", group.instrument), False
                 yield (what, "unit", group.unit), False
 
+    @cached_property
     def emitted(self) -> dict[str, Group]:
         """What is emitted, by the name that facts call it."""
         return {

@@ -62,7 +62,7 @@ def facts_of(what: str, attributes: Iterable[KeyValue]) -> Iterator[Fact]:
         yield what, name, value_type(value)
         if name in REGISTRY.definitions and isinstance(REGISTRY.definitions[name].type, Enumeration):
             yield name, "value", value.string_value
-    if group := REGISTRY.emitted().get(what):
+    if group := REGISTRY.emitted.get(what):
         for reference in REGISTRY.references(group):
             if reference.requirement_level == "required" and reference.ref not in found:
                 yield what, reference.ref, "missing"
@@ -72,7 +72,7 @@ def facts_of_span(span: Span) -> Iterator[Fact]:
     what = f"{Span.SpanKind.Name(span.kind).removeprefix('SPAN_KIND_').lower()} span"
     yield from facts_of(what, span.attributes)
     values = {attribute.key: attribute.value.string_value for attribute in span.attributes}
-    group = REGISTRY.emitted().get(what)
+    group = REGISTRY.emitted.get(what)
     patterns = group.annotations.span_name if isinstance(group, SpanGroup) else []
     matching = [
         pattern
@@ -228,7 +228,7 @@ def test_what_is_left_out_is_in_the_schema() -> None:
 def test_our_own_names_are_namespaced_as_the_conventions_want() -> None:
     """https://opentelemetry.io/docs/specs/semconv/general/naming/."""
     libraries = set(REGISTRY.defined_in("registry.libraries"))
-    names = [*(REGISTRY.definitions.keys() - libraries), *(what for what in REGISTRY.emitted() if " " in what)]
+    names = [*(REGISTRY.definitions.keys() - libraries), *(what for what in REGISTRY.emitted if " " in what)]
     wrong = [name for name in names if not re.fullmatch(r"([a-z]+ )?[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name)]
     # They have no namespace: the conventions' own, spans that are told by their kind, and the sample's metric.
     unnamed = [f"{group.span_kind} span" for group in REGISTRY.of(SpanGroup)]
