@@ -16,6 +16,7 @@ from conventions import EntityGroup, Enumeration, Fact, MetricGroup, Registry, S
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.semconv.schemas import Schemas
 from recorder import Recorder, recording
 
 from harness import Stack, eventually
@@ -217,6 +218,12 @@ def test_all_that_is_in_the_schema_is_emitted(emitted: set[Fact]) -> None:
 
 
 # ---------------------------------------------------------------------- the schema itself
+
+
+def test_it_builds_on_the_conventions_of_the_installed_package() -> None:
+    (upstream,) = REGISTRY.manifest.dependencies
+    assert str(upstream.schema_url) == list(Schemas)[-1].value
+    assert f"@v{str(upstream.schema_url).rpartition('/')[2]}[" in upstream.registry_path
 
 
 def test_what_is_left_out_is_in_the_schema() -> None:
