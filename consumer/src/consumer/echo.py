@@ -43,7 +43,8 @@ class RefusedError(EchoError):
 def _note_retry(state: RetryCallState) -> None:
     """Says on the process span that an attempt failed, and why."""
     error = state.outcome.exception() if state.outcome else None
-    get_current_span().add_event("echo is tried again", {"attempt": state.attempt_number, "reason": str(error)})
+    attributes = {"echo.retry.attempt": state.attempt_number, "echo.retry.reason": str(error)}
+    get_current_span().add_event("echo.retry", attributes)
 
 
 class Echo:

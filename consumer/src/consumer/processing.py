@@ -78,7 +78,7 @@ class Processor:
             except Exception as error:  # whatever it is, it must not stop the consumer
                 log.exception("a reading on %s cannot be processed", message.topic)
                 return self._dead_letter(span, message, error)
-            span.add_event("echo has taken the reading")
+            span.add_event("echo.accepted")
             self._measurements.processed(parse(payload))
             log.info("processed reading %s on %s", identifier, message.topic)
             return True
