@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 
 from rich.table import Table
 
@@ -9,10 +10,12 @@ from service import load_settings
 from stack import build
 from stack.console import console, errors
 from stack.docker import DockerRuntime, engine_answers
+from stack.doctor import doctor
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.parts import local_url
 from stack.settings import Settings
+from stack.show import show, watch
 from stack.verify import verify
 
 Runtime = LocalRuntime | DockerRuntime
@@ -69,10 +72,11 @@ def main() -> int:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "ps", "verify"):
+    for name in ("up", "down", "ps", "verify", "watch", "doctor"):
         commands.add_parser(name)
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
     commands.add_parser("logs").add_argument("part", nargs="?")
+    commands.add_parser("trace").add_argument("id", nargs="?")
     arguments = parser.parse_args()
     settings = load_settings(Settings)
     try:
@@ -90,6 +94,16 @@ def main() -> int:
                 running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
             case "verify":
                 return verify(running_runtime(settings), settings)
+            case "trace":
+                running_runtime(settings)
+                show(settings, arguments.id)
+            case "watch":
+                running_runtime(settings)
+                # That is how it ends.
+                with suppress(KeyboardInterrupt):
+                    watch(settings)
+            case "doctor":
+                return doctor(running_runtime(settings), settings)
             case "prepare":
                 build.prepare(settings)
                 if arguments.for_tests:
