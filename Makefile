@@ -38,7 +38,7 @@ verify: $(VENV)/ready ## Send one reading through the stack and check its trace 
 	@$(STACK) verify
 
 trace: $(VENV)/ready ## Show the trace of the last reading (ID=... for a trace id or message id)
-	@$(STACK) trace $(if $(ID),'$(ID)')
+	@$(STACK) trace $(if $(ID),"$$ID")
 
 watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
 	@$(STACK) watch
