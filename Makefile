@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STACK := $(BIN)/python -m stack
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify test test-matrix bench lint format lock screenshots
+.PHONY: help up down ps logs verify trace watch doctor test test-matrix bench lint format lock screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,15 @@ logs: $(VENV)/ready ## Show the logs (PART=consumer for one part)
 
 verify: $(VENV)/ready ## Send one reading and check its trace in the backend (BACKEND=zipkin for another one)
 	@$(STACK) verify $(BACKEND)
+
+trace: $(VENV)/ready ## Show the trace of the last reading (ID=... for a trace id or message id)
+	@$(STACK) trace $(if $(ID),"$$ID")
+
+watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
+	@$(STACK) watch
+
+doctor: $(VENV)/ready ## Look for what is usually wrong; says how to mend it
+	@$(STACK) doctor
 
 test: $(VENV)/ready ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests

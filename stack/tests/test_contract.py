@@ -5,7 +5,7 @@ import pytest
 
 from stack.contract import first_break, is_whole_batch
 from stack.trace import Span
-from stack.verify import tree
+from stack.tree import tree
 
 TOPIC = "sensors/sensor-001/reading"
 MESSAGE_ID = "6f1c9b1e-7c55-4d0a-8f61-3f5f8f0a6f5e"

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 
 from rich.table import Table
 
@@ -10,11 +11,13 @@ from stack import build
 from stack.backends import backend_pages
 from stack.console import console, errors
 from stack.docker import DockerRuntime, engine_answers
+from stack.doctor import doctor
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.part import local_url
 from stack.parts import consumer_names
 from stack.settings import BACKENDS, MOST_CONSUMERS, Settings
+from stack.show import show, watch
 from stack.verify import verify
 
 Runtime = LocalRuntime | DockerRuntime
@@ -76,11 +79,12 @@ def main() -> int:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "ps"):
+    for name in ("up", "down", "ps", "watch", "doctor"):
         commands.add_parser(name)
     commands.add_parser("verify").add_argument("backend", nargs="?", choices=BACKENDS)
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
     commands.add_parser("logs").add_argument("part", nargs="?")
+    commands.add_parser("trace").add_argument("id", nargs="?")
     arguments = parser.parse_args()
     settings = load_settings(Settings)
     try:
@@ -98,6 +102,16 @@ def main() -> int:
                 running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
             case "verify":
                 return verify(running_runtime(settings), settings, arguments.backend)
+            case "trace":
+                running_runtime(settings)
+                show(settings, arguments.id)
+            case "watch":
+                running_runtime(settings)
+                # That is how it ends.
+                with suppress(KeyboardInterrupt):
+                    watch(settings)
+            case "doctor":
+                return doctor(running_runtime(settings), settings)
             case "prepare":
                 build.prepare(settings)
                 if arguments.for_tests:

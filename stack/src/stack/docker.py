@@ -77,13 +77,28 @@ class DockerRuntime:
 
     def log_text(self, part: str) -> str:
         """The whole log of a part."""
-        return self._compose("logs", "--no-log-prefix", part, capture=True).stdout
+        done = self._compose("logs", "--no-log-prefix", "--no-color", part, capture=True)
+        # What a container writes to standard error comes out there.
+        return done.stdout + done.stderr
 
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
         """Publishes one reading with the producer's own program, which prints its trace id."""
         sampled = [option for name, value in ALWAYS_SAMPLED.items() for option in ("--env", f"{name}={value}")]
         command = ["docker", "compose", "exec", "-T", *sampled, "producer", "python", "-m", "producer", "--once"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+
+    def environment(self, part: str) -> dict[str, str]:
+        """The variables that a part was started with."""
+        containers = self._compose("ps", "--quiet", part, capture=True).stdout.split()
+        if not containers:
+            return {}
+        command = ["docker", "inspect", "--format", "{{json .Config.Env}}", containers[0]]
+        lines = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return dict(line.split("=", 1) for line in lines)
+
+    def authority(self) -> str:
+        """The certificate, as PEM, of the authority that vouches for the broker."""
+        return self._compose("exec", "-T", "mosquitto", "cat", "/certificates/ca.crt", capture=True).stdout
 
     def running(self) -> bool:
         """Whether any container of this stack runs."""

@@ -145,6 +145,15 @@ class LocalRuntime:
             check=False,
         )
 
+    def environment(self, part: str) -> dict[str, str]:
+        """The variables that a part was started with."""
+        description = self._run / "parts" / f"{part}.json"
+        return json.loads(description.read_text())["environment"] if description.exists() else {}
+
+    def authority(self) -> str:
+        """The certificate, as PEM, of the authority that vouches for the broker."""
+        return (self._settings.tls_folder / "ca.crt").read_text()
+
     def running(self) -> bool:
         """Whether this stack's supervisor answers."""
         if not self._socket.exists():

@@ -39,3 +39,15 @@ def roots(spans: list[Span]) -> list[Span]:
     """The spans whose parent is not there, in the order of their start."""
     known = {span.span_id for span in spans}
     return sorted((span for span in spans if span.parent_id not in known), key=lambda span: span.start)
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One line of a log that was written inside a trace."""
+
+    # Nanoseconds since 1970.
+    time: int
+    severity: str
+    service: str
+    # The first 200 characters.
+    body: str

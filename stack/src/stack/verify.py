@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import requests
-from rich.text import Text
-from rich.tree import Tree
 
 from stack.console import console, errors
 from stack.contract import Break, first_break, is_whole_batch
@@ -18,8 +16,9 @@ from stack.part import local_url
 from stack.parts import scout_values
 from stack.prometheus import Prometheus
 from stack.settings import Settings
-from stack.trace import Span, children, roots
+from stack.trace import Span, roots
 from stack.trace_backends import Jaeger, TraceBackend, Zipkin
+from stack.tree import tree
 from stack.viewer import Viewer
 
 TOPIC = "sensors/sensor-001/reading"
@@ -275,23 +274,6 @@ def explain_waiting(runtime: Runtime, found: Break) -> Break:
         "Start it again (make up), or see what it says: make logs PART=echo; the consumer says: make logs PART=consumer"
     )
     return Break("consumer → HTTP", f"the consumer keeps the reading until echo is back, which is {echo}", hint)
-
-
-def tree(spans: list[Span]) -> Tree:
-    """The trace as a tree, a line a span."""
-    top = Tree(f"trace {spans[0].trace_id}")
-
-    def grow(branch: Tree, span: Span) -> None:
-        line = Text(f"{span.name}  ")
-        line.append(f"{span.kind.upper()} {span.service} ", style="cyan")
-        line.append(f"{span.milliseconds:.1f} ms", style="green" if span.status != "Error" else "red")
-        below = branch.add(line)
-        for child in children(spans, span):
-            grow(below, child)
-
-    for root in roots(spans):
-        grow(top, root)
-    return top
 
 
 def _print_break(found: Break) -> None:

@@ -6,7 +6,7 @@ import requests
 
 from stack.errors import StackError
 from stack.part import local_url
-from stack.trace import Span, Value
+from stack.trace import LogRecord, Span, Value
 
 _TRACE_NOT_FOUND = -32001
 _CONVERT = {"int64": int, "float64": float, "bool": lambda text: text == "true"}
@@ -24,7 +24,7 @@ class Viewer:
         return [_span(entry["spanData"]) for entry in found["spans"]] if found else []
 
     def trace_ids(self, start: int, end: int, attribute: tuple[str, str] | None = None) -> list[str]:
-        """Ids of the traces that have a span between two times, in nanoseconds since 1970.
+        """Ids of the traces that have a span between two times, in nanoseconds since 1970; the newest first.
 
         Args:
             start: The earliest start of a span.
@@ -32,25 +32,43 @@ class Viewer:
             attribute: Only traces with a span that has this attribute.
         """
         if attribute is None:
-            return self._search(start, end)
+            return list(self.span_counts(start, end))
         name, value = attribute
         where = {"name": name, "searchScope": "attribute", "attributeScope": "span", "type": "string"}
-        return self._search(start, end, where, value)
+        return _ids(self._search("searchTraces", start, end, where, value))
 
     def linking_trace_ids(self, trace_id: str, start: int, end: int) -> list[str]:
         """Ids of the traces that have a span with a link into one trace; times as for ``trace_ids``."""
-        return self._search(start, end, {"name": "link.traceID", "searchScope": "field", "type": "string"}, trace_id)
+        return _ids(self._search("searchTraces", start, end, _field("link.traceID"), trace_id))
+
+    def span_counts(self, start: int, end: int) -> dict[str, int]:
+        """How many spans each trace has that started between two times; times and order as for ``trace_ids``."""
+        return {summary["traceID"]: summary["spanCount"] for summary in self._search("searchTraces", start, end)}
+
+    def logs(self, trace_id: str, start: int, end: int) -> list[LogRecord]:
+        """What was logged inside a trace, in the order of time; times as for ``trace_ids``."""
+        found = self._search("searchLogs", start, end, _field("traceID"), trace_id)
+        records = [
+            LogRecord(int(entry["timestamp"]), entry["severityText"], entry["serviceName"], entry["bodyPreview"])
+            for entry in found
+        ]
+        return sorted(records, key=lambda record: record.time)
 
     def page(self, trace_id: str) -> str:
         """The address of a trace's page."""
         return f"{self._url}/traces/{trace_id}"
 
-    def _search(self, start: int, end: int, where: dict[str, str] | None = None, value: str = "") -> list[str]:
+    def _search(
+        self, method: str, start: int, end: int, where: dict[str, str] | None = None, value: str = ""
+    ) -> list[dict[str, Any]]:
         parameters: list[Any] = [str(start), str(end)]
+        # The viewer takes this word for "without a value".
+        if value == "NULL":
+            return []
         if where:
             query = {"field": where, "fieldOperator": "=", "value": value}
             parameters.append({"type": "condition", "query": query})
-        return [summary["traceID"] for summary in self._call("searchTraces", *parameters)]
+        return self._call(method, *parameters)
 
     def _call(self, method: str, *parameters: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}
@@ -63,6 +81,14 @@ class Viewer:
                 return None
             raise StackError(f"the viewer refuses {method}: {error['message']}")
         return answer["result"]
+
+
+def _field(name: str) -> dict[str, str]:
+    return {"name": name, "searchScope": "field", "type": "string"}
+
+
+def _ids(summaries: list[dict[str, Any]]) -> list[str]:
+    return [summary["traceID"] for summary in summaries]
 
 
 def _values(attributes: list[dict[str, str]]) -> dict[str, Value]:

@@ -1,0 +1,273 @@
+"""Who speaks to the broker, and what is on the wire: protocol version, user properties, QoS, times."""
+
+import json
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from opentelemetry.context import Context
+from opentelemetry.trace import get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from stack.doctor.result import Result, Runtime, some
+from stack.errors import StackError
+from stack.settings import Settings
+
+READINGS = "sensors/+/reading"
+CONNECT_SECONDS = 3.0
+SHORTEST_LISTEN_SECONDS = 3.0
+LONGEST_LISTEN_SECONDS = 8.0
+LATELY = timedelta(minutes=5)
+CLOCK_SECONDS = 5.0
+# As Mosquitto numbers them in its log.
+PROTOCOLS = {"1": "3.1", "2": "3.1.1", "5": "5"}
+CONNECTED = re.compile(r"(\S+): New client connected from \S+ as (.*) \(p(\d), c\d, k\d+(?:, u'(.*)')?\)\.$")
+ENDED = re.compile(r"\S+: Client (.*?)(?: \[\S+\])? (?:disconnected|closed its connection|has exceeded timeout)\b.*")
+
+_propagator = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A reading as it came over the wire."""
+
+    topic: str
+    qos: int
+    traceparents: list[str]
+    # What the payload says, where it is a JSON object.
+    payload: dict[str, Any]
+    # Seconds since 1970.
+    arrived: float
+
+    @property
+    def context(self) -> str:
+        """Where its trace context is: ``properties`` or ``payload``; else why there is none that can be used."""
+        if len(self.traceparents) > 1:
+            return "duplicate"
+        if self.traceparents:
+            return "properties" if is_traceparent(self.traceparents[0]) else "invalid"
+        return "payload" if is_traceparent(self.payload.get("traceparent")) else "absent"
+
+
+def is_traceparent(value: object) -> bool:
+    """Whether W3C Trace Context takes it."""
+    carrier = {"traceparent": value} if isinstance(value, str) else {}
+    return get_current_span(_propagator.extract(carrier, Context())).get_span_context().is_valid
+
+
+def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
+    """What the broker's log and a few seconds of readings show."""
+    try:
+        readings = listen(runtime, settings)
+    except StackError as error:
+        yield protocol(runtime, settings, in_payload=False)
+        yield Result("user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* as at `make up`?")
+        return
+    yield protocol(runtime, settings, in_payload=any(reading.context == "payload" for reading in readings))
+    if not readings:
+        yield silence(settings)
+        return
+    yield from user_properties(readings)
+    yield qos(readings)
+    yield timestamps(readings)
+
+
+def listen_seconds(settings: Settings) -> float:
+    """Long enough for a reading of each sensor, where that is no eternity."""
+    return min(LONGEST_LISTEN_SECONDS, max(SHORTEST_LISTEN_SECONDS, settings.interval_seconds * 1.2))
+
+
+def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
+    """The readings of the next seconds, as the operator's user sees them.
+
+    Raises:
+        StackError: If the broker does not take the operator in.
+    """
+    heard: list[Heard] = []
+    connected = threading.Event()
+    refusals: list[str] = []
+
+    def on_connect(client: mqtt.Client, userdata: None, flags: object, reason_code: Any, properties: object) -> None:
+        if reason_code.is_failure:
+            refusals.append(str(reason_code))
+        # QoS 2, so that each comes as it was published; kept ones say nothing about now.
+        client.subscribe(READINGS, options=SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND))
+        connected.set()
+
+    def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
+        heard.append(_heard(message))
+
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.connect_timeout = CONNECT_SECONDS
+    client.username_pw_set(settings.mqtt_operator_username, settings.mqtt_operator_password.get_secret_value())
+    client.on_connect = on_connect
+    client.on_message = on_message
+    try:
+        if settings.mqtt_tls:
+            client.tls_set_context(ssl.create_default_context(cadata=runtime.authority()))
+        client.connect("127.0.0.1", settings.mqtt_port)
+    except (OSError, ValueError) as error:
+        raise StackError(f"the broker at {settings.broker_address} does not answer: {error}") from None
+    client.loop_start()
+    try:
+        if not connected.wait(CONNECT_SECONDS) or refusals:
+            raise StackError(f"the broker does not take the operator in: {', '.join(refusals) or 'no answer'}")
+        time.sleep(listen_seconds(settings))
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return heard
+
+
+def _heard(message: mqtt.MQTTMessage) -> Heard:
+    pairs: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
+    try:
+        payload = json.loads(message.payload)
+    except (ValueError, RecursionError):
+        payload = None
+    return Heard(
+        topic=message.topic,
+        qos=message.qos,
+        traceparents=[value for name, value in pairs if name == "traceparent"],
+        payload=payload if isinstance(payload, dict) else {},
+        arrived=time.time(),
+    )
+
+
+def protocol(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Result:
+    """The protocol version of each client, from the broker's log.
+
+    Args:
+        runtime: Has the log.
+        settings: Name the operator's user, who publishes nothing.
+        in_payload: Whether readings carry their context in the payload, which every version can.
+    """
+    title = "protocol"
+    clients = lately_connected(runtime.log_text("mosquitto"), datetime.now(UTC))
+    clients = [client for client in clients if client.user != settings.mqtt_operator_username]
+    old = [client for client in clients if client.protocol != "5"]
+    if not clients:
+        return Result(title, "the broker's log names no client of the last minutes.")
+    if old and not in_payload:
+        names = some(sorted(f"{client.client_id} (user {client.user}, MQTT {client.protocol})" for client in old))
+        return Result(
+            title,
+            f"not on MQTT 5: {names}. Before MQTT 5 there are no user properties, so no context leaves a publisher.",
+            "connect with protocol=MQTTv5 (MQTT_PROTOCOL=5).",
+        )
+    users = ", ".join(sorted({client.user for client in clients}))
+    if old:
+        return Result(title, f"some clients of {users} are not on MQTT 5, but the context is in the payload.")
+    return Result(title, f"all clients of {users} speak MQTT 5.")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client that the broker's log names."""
+
+    client_id: str
+    user: str
+    protocol: str
+    since: datetime
+
+
+def lately_connected(log: str, now: datetime) -> list[Client]:
+    """The clients that are connected, or were in the last minutes."""
+    clients: dict[str, Client] = {}
+    ended: set[str] = set()
+    for line in log.splitlines():
+        if match := CONNECTED.match(line):
+            time_, client_id, number, user = match.groups()
+            client = Client(client_id, user or "", PROTOCOLS.get(number, f"({number})"), datetime.fromisoformat(time_))
+            clients[client_id] = client
+            ended.discard(client_id)
+        elif match := ENDED.match(line):
+            ended.add(match[1])
+        elif line.endswith(" starting"):
+            ended.update(clients)
+    return [client for name, client in clients.items() if name not in ended or now - client.since < LATELY]
+
+
+def silence(settings: Settings) -> Result:
+    """What it means that no reading came."""
+    seconds = listen_seconds(settings)
+    says = f"no reading arrived within {seconds:.0f} s."
+    if settings.interval_seconds > seconds:
+        return Result("user properties", f"{says} INTERVAL_SECONDS is {settings.interval_seconds:g}.")
+    return Result("user properties", says, "is the producer healthy (`make ps`)? `make logs PART=producer`.")
+
+
+FIXES = {
+    "absent": (
+        "without a traceparent",
+        "set UserProperty on a Properties(PacketTypes.PUBLISH) object for each publish, and connect with MQTT 5.",
+    ),
+    "invalid": (
+        "with a traceparent that is not W3C Trace Context",
+        "let the propagator's inject() write it: 00-<32 hex digits>-<16 hex digits>-<2 hex digits>.",
+    ),
+    "duplicate": (
+        "with more than one traceparent",
+        "make new Properties for each publish: paho adds to UserProperty, it does not replace it.",
+    ),
+}
+
+
+def user_properties(readings: list[Heard]) -> Iterator[Result]:
+    """Whether each reading carries exactly one valid traceparent."""
+    title = "user properties"
+    contexts = [reading.context for reading in readings]
+    for reason, (says, fix) in FIXES.items():
+        if reason in contexts:
+            topics = _topics(reading for reading in readings if reading.context == reason)
+            yield Result(title, f"{contexts.count(reason)} of {len(readings)} readings {says}: {topics}.", fix)
+    if not FIXES.keys() & set(contexts):
+        where = f" ({contexts.count('payload')} in the payload)" if "payload" in contexts else ""
+        yield Result(title, f"each of {len(readings)} readings carries one valid traceparent{where}.")
+
+
+def qos(readings: list[Heard]) -> Result:
+    """Whether the publishers wait for an acknowledgement."""
+    at_most_once = [reading for reading in readings if reading.qos == 0]
+    if not at_most_once:
+        return Result("QoS", f"all of {len(readings)} readings were published with QoS 1 or 2.")
+    return Result(
+        "QoS",
+        f"{len(at_most_once)} of {len(readings)} readings came with QoS 0, whose publish spans look instantaneous: "
+        f"there is no PUBACK to wait for. {_topics(at_most_once)}.",
+        "publish with QoS 1.",
+    )
+
+
+def timestamps(readings: list[Heard]) -> Result:
+    """Whether the sensors' clocks agree with this machine's."""
+    wrong = [(reading, behind) for reading in readings if abs(behind := _seconds_behind(reading)) > CLOCK_SECONDS]
+    if not wrong:
+        return Result("sensor clocks", f"no reading is more than {CLOCK_SECONDS:.0f} s away from this machine's time.")
+    farthest = max((behind for _, behind in wrong), key=abs)
+    return Result(
+        "sensor clocks",
+        f"{len(wrong)} of {len(readings)} readings are up to {abs(farthest):.0f} s "
+        f"{'behind' if farthest > 0 else 'ahead of'} this machine's time: {_topics(reading for reading, _ in wrong)}.",
+        "set the sensor's clock; a producer that was cut off sends old readings first, and that passes.",
+    )
+
+
+def _seconds_behind(reading: Heard) -> float:
+    try:
+        taken = datetime.fromisoformat(str(reading.payload["timestamp"]))
+    except (KeyError, ValueError):
+        return 0.0
+    return reading.arrived - (taken if taken.tzinfo else taken.replace(tzinfo=UTC)).timestamp()
+
+
+def _topics(readings: Any) -> str:
+    return some(sorted({reading.topic[:100] for reading in readings}))

@@ -1,0 +1,126 @@
+"""Whether the Collector takes what the services send, and delivers it: its own metrics."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+
+import requests
+
+from stack.doctor.result import Result
+from stack.errors import StackError
+from stack.part import local_url
+from stack.settings import Settings
+
+EXPORTER = "otlp_http/b14"
+WATCH_SECONDS = 3.0
+LOOK_SECONDS = 0.5
+# What a signal's items are called in its counters, and in words.
+SIGNALS = {
+    "traces": ("spans", "spans"),
+    "metrics": ("metric_points", "metric points"),
+    "logs": ("log_records", "log records"),
+}
+LINE = re.compile(r"^otelcol_(\w+)\{(.*)\} (\S+)$", re.M)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+class Metrics:
+    """The Collector's metrics at one time."""
+
+    def __init__(self, text: str) -> None:
+        self._samples = [
+            (name, dict(LABEL.findall(labels)), float(value)) for name, labels, value in LINE.findall(text)
+        ]
+
+    def total(self, name: str, **labels: str) -> int:
+        """The sum over all samples of a metric that have these labels."""
+        wanted = labels.items()
+        return int(sum(value for found, given, value in self._samples if found == name and wanted <= given.items()))
+
+
+def examine(settings: Settings) -> Iterator[Result]:
+    """What a few looks at the metrics show."""
+    url = local_url(settings.collector_metrics_port, "/metrics")
+    looks = [look(url)]
+    for _ in range(round(WATCH_SECONDS / LOOK_SECONDS)):
+        time.sleep(LOOK_SECONDS)
+        looks.append(look(url))
+    problems = [*stuck(looks), *full(looks[-1]), *lost(looks[-1]), *refused(looks[-1])]
+    yield from problems
+    if not problems:
+        sent = looks[-1].total("exporter_sent_spans", exporter=EXPORTER)
+        yield Result("export", f"the Collector has delivered {sent} spans; nothing is stuck, lost or refused.")
+
+
+def look(url: str) -> Metrics:
+    """The metrics now.
+
+    Raises:
+        StackError: If the Collector does not answer.
+    """
+    try:
+        return Metrics(requests.get(url, timeout=3).text)
+    except requests.RequestException:
+        raise StackError(f"the Collector does not answer at {url}") from None
+
+
+def stuck(looks: list[Metrics]) -> Iterator[Result]:
+    """Whether something waits and nothing goes out."""
+    waiting = {}
+    for signal, (counter, words) in SIGNALS.items():
+        queued = [metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal) for metrics in looks]
+        sent = [metrics.total(f"exporter_sent_{counter}", exporter=EXPORTER) for metrics in looks]
+        if min(queued) > 0 and sent[0] == sent[-1]:
+            waiting[words] = queued[-1]
+    if waiting:
+        yield Result(
+            "export",
+            f"the Collector keeps {_amounts(waiting)} that it cannot deliver.",
+            "see token endpoint and gateway here; `make logs PART=collector` has its own words. Nothing is lost yet.",
+        )
+
+
+def full(metrics: Metrics) -> Iterator[Result]:
+    """Whether the queue will soon be full."""
+    for signal, (_, words) in SIGNALS.items():
+        size = metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal)
+        capacity = metrics.total("exporter_queue_capacity", exporter=EXPORTER, data_type=signal)
+        if size > capacity / 2:
+            yield Result(
+                "export",
+                f"the queue holds {size} of at most {capacity} {words}; what comes when it is full is lost.",
+                "mend what stops the export, or raise queue_size in collector/config.yaml.",
+            )
+
+
+def lost(metrics: Metrics) -> Iterator[Result]:
+    """Whether data was given up."""
+    gone = {
+        words: metrics.total(f"exporter_send_failed_{counter}", exporter=EXPORTER)
+        + metrics.total(f"exporter_enqueue_failed_{counter}", exporter=EXPORTER)
+        for counter, words in SIGNALS.values()
+    }
+    if any(gone.values()):
+        yield Result(
+            "export",
+            f"the Collector has given up {_amounts(gone)} since it started.",
+            "`make logs PART=collector` says why: Scout refused them, or the queue was full.",
+        )
+
+
+def refused(metrics: Metrics) -> Iterator[Result]:
+    """Whether the services were turned away."""
+    away = {
+        words: metrics.total(f"receiver_refused_{counter}") + metrics.total(f"receiver_failed_{counter}")
+        for counter, words in SIGNALS.values()
+    }
+    if any(away.values()):
+        yield Result(
+            "export",
+            f"the Collector has turned away {_amounts(away)} since it started; the services try again for a while.",
+            "it is short of memory: raise limit_mib in collector/config.yaml, or send less.",
+        )
+
+
+def _amounts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {words}" for words, count in counted.items() if count)
