@@ -1,7 +1,8 @@
 """What the instrumentation costs: raw paho against instrumented, on the publish and on the receive side.
 
-Beside them, what no instrumentation can do without: "user properties" is raw paho with one user property in each
-message, "span" is raw paho with an SDK span of four attributes for each.
+Beside them, what no instrumentation can do without: "user property" is raw paho with one user property in each message
+(on the receive side all have it, so that it is raw paho once more and shows the noise), "span" is raw paho with an SDK
+span of four attributes for each.
 
 Each run is a process of its own against one Mosquitto. The variants take turns within a round, and what is reported is
 the median over the rounds of the ratio to raw paho in the same round, so that other load on the machine matters little.
@@ -17,16 +18,18 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-VARIANTS = ["raw", "user properties", "span", "sampled", "unsampled", "no SDK"]
+VARIANTS = ["raw", "user property", "span", "sampled", "unsampled", "no SDK"]
 TOPIC = "sensors/sensor-001/reading"
 PAYLOAD = json.dumps(
     {
@@ -41,44 +44,49 @@ PAYLOAD = json.dumps(
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def add_user_properties() -> None:
-    """What any propagation costs: raw paho with one user property."""
-    original = mqtt.Client.publish
-
-    def publish_with_user_properties(*args: Any, **kwargs: Any) -> mqtt.MQTTMessageInfo:
-        properties = Properties(PacketTypes.PUBLISH)
-        properties.UserProperty = [("traceparent", TRACEPARENT)]
-        return original(*args, **{**kwargs, "properties": properties})
-
-    mqtt.Client.publish = publish_with_user_properties  # type: ignore[method-assign] # in this process only
+def replace(method: str, wrap: Callable[[Any], Any]) -> None:
+    """Wraps a method of paho's client, in this process only."""
+    setattr(mqtt.Client, method, wrap(getattr(mqtt.Client, method)))
 
 
-def add_span(tracer: Any) -> None:
-    """What any tracing costs: raw paho with a span of four attributes for each message."""
+def with_user_property(original: Any) -> Any:
+    """What any propagation costs: one user property."""
 
-    def with_span(original: Any) -> Any:
-        def method(*args: Any, **kwargs: Any) -> Any:
-            with tracer.start_as_current_span("message", attributes={"a": "b", "c": "d", "e": "f", "g": 1}):
-                return original(*args, **kwargs)
+    def publish(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "properties": traced_properties()})
 
-        return method
-
-    mqtt.Client.publish = with_span(mqtt.Client.publish)  # type: ignore[method-assign] # in this process only
-    mqtt.Client._handle_on_message = with_span(mqtt.Client._handle_on_message)  # type: ignore[method-assign]
+    return publish
 
 
-def instrument(variant: str) -> None:
+def with_span(tracer: Any, original: Any) -> Any:
+    """What any tracing costs: one span of four attributes."""
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        with tracer.start_as_current_span("message", attributes={"a": "b", "c": "d", "e": "f", "g": 1}):
+            return original(*args, **kwargs)
+
+    return method
+
+
+def traced_properties() -> Properties:
+    """One user property, with a trace context."""
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = [("traceparent", TRACEPARENT)]
+    return properties
+
+
+def prepare(variant: str) -> None:
     """Sets up what a variant needs."""
     if variant == "raw":
         return
-    if variant == "user properties":
-        return add_user_properties()
-    # Imported here: raw paho must not pay for it.
-    from opentelemetry import trace  # noqa: PLC0415
-    from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON  # noqa: PLC0415
+    if variant == "user property":
+        replace("publish", with_user_property)
+        return
+    from opentelemetry import trace
+    from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
     class Nowhere(SpanExporter):
         def export(self, spans: Any) -> SpanExportResult:
@@ -89,53 +97,56 @@ def instrument(variant: str) -> None:
         provider.add_span_processor(BatchSpanProcessor(Nowhere()))
         trace.set_tracer_provider(provider)
         if variant == "span":
-            return add_span(provider.get_tracer("benchmark"))
+            for method in ("publish", "_handle_on_message"):
+                replace(method, partial(with_span, provider.get_tracer("benchmark")))
+            return
     PahoMqttInstrumentor().instrument()
 
 
-def connected_client(port: int, client_id: str = "") -> mqtt.Client:
-    """A client that is connected, to a session that outlives the connection if it has a name."""
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
-    connected = threading.Event()
-    client.on_connect = lambda *_: connected.set()
+@contextmanager
+def connected(
+    port: int, client_id: str = "", clean_start: bool = False, on_message: Any = None, receive_maximum: int = 65_535
+) -> Iterator[mqtt.Client]:
+    """A client that is connected, to a session that outlives the connection."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+    answered = threading.Event()
+    client.on_connect = lambda *_: answered.set()
+    client.on_message = on_message
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = 60
-    client.connect("127.0.0.1", port, clean_start=not client_id, properties=properties if client_id else None)
+    properties.ReceiveMaximum = receive_maximum
+    client.connect("127.0.0.1", port, clean_start=clean_start, properties=properties)
     client.loop_start()
-    connected.wait(10)
-    return client
+    answered.wait(10)
+    yield client
+    client.disconnect()
+    client.loop_stop()
 
 
 def publish(port: int, count: int, properties: Properties | None = None) -> tuple[float, float]:
     """Publishes with QoS 1 until all is acknowledged; returns seconds of time and of CPU time."""
-    client = connected_client(port)
-    acknowledged = threading.Semaphore(0)
-    client.on_publish = lambda *_: acknowledged.release()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        client.publish(TOPIC, PAYLOAD, qos=1, properties=properties)
-    for _ in range(count):
-        acknowledged.acquire()
-    measured = time.perf_counter() - started, time.process_time() - cpu_started
-    client.disconnect()
-    client.loop_stop()
-    return measured
+    with connected(port) as client:
+        acknowledged = threading.Semaphore(0)
+        client.on_publish = lambda *_: acknowledged.release()
+        started, cpu_started = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            client.publish(TOPIC, PAYLOAD, qos=1, properties=properties)
+        for _ in range(count):
+            acknowledged.acquire()
+        return time.perf_counter() - started, time.process_time() - cpu_started
 
 
-def publish_one_by_one(port: int, count: int) -> tuple[float, float]:
+def publish_one_by_one(port: int, count: int, properties: Properties | None = None) -> tuple[float, float]:
     """Publishes with QoS 1, each message when the one before is acknowledged; returns as :func:`publish`."""
-    client = connected_client(port)
-    started, cpu_started = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        client.publish(TOPIC, PAYLOAD, qos=1).wait_for_publish()
-    measured = time.perf_counter() - started, time.process_time() - cpu_started
-    client.disconnect()
-    client.loop_stop()
-    return measured
+    with connected(port) as client:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            client.publish(TOPIC, PAYLOAD, qos=1, properties=properties).wait_for_publish()
+        return time.perf_counter() - started, time.process_time() - cpu_started
 
 
-def receive(port: int, count: int) -> tuple[float, float]:
-    """Receives what waits at the broker; returns seconds of time and of CPU time from the first to the last message."""
+def receive(port: int, count: int, receive_maximum: int = 65_535) -> tuple[float, float]:
+    """Receives; returns seconds of time and of CPU time from the first to the last message."""
     times: list[tuple[float, float]] = []
     done = threading.Event()
 
@@ -148,35 +159,42 @@ def receive(port: int, count: int) -> tuple[float, float]:
             done.set()
 
     received = 0
-    mqtt.Client.on_message = on_message  # type: ignore[assignment] # set before the session hands out what waits
-    client = connected_client(port, "receiver")
-    done.wait(60)
-    client.disconnect()
-    client.loop_stop()
+    with connected(port, "receiver", on_message=on_message, receive_maximum=receive_maximum):
+        write("connected")
+        done.wait(60)
     (started, cpu_started), (ended, cpu_ended) = times
     return ended - started, cpu_ended - cpu_started
 
 
-def fill_session(port: int, count: int) -> None:
-    """Makes the broker hold messages for the receiver."""
-    client = connected_client(port, "receiver")
-    subscribed = threading.Event()
-    client.on_subscribe = lambda *_: subscribed.set()
-    client.subscribe(TOPIC, 1)
-    subscribed.wait(10)
-    client.disconnect()
-    client.loop_stop()
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.UserProperty = [("traceparent", TRACEPARENT)]
-    publish(port, count, properties)
+def receive_one_by_one(port: int, count: int) -> tuple[float, float]:
+    """Receives each message when the one before is acknowledged; returns as :func:`receive`."""
+    return receive(port, count, receive_maximum=1)
 
 
-def empty_session(port: int) -> None:
-    """Makes the broker forget the receiver."""
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="receiver", protocol=mqtt.MQTTv5)
-    client.connect("127.0.0.1", port, clean_start=True)
-    client.loop()
-    client.disconnect()
+SIDES = {
+    "publish one by one": publish_one_by_one,
+    "receive as published": receive,
+    "receive one by one": receive_one_by_one,
+    "publish flat out": publish,
+    "receive flat out": receive,
+}
+
+
+def run(side: str, variant: str, port: int, count: int) -> tuple[float, float]:
+    """One run in a process of its own. This process, with raw paho, publishes what that one receives."""
+    if side.startswith("receive"):
+        with connected(port, "receiver", clean_start=True) as client:
+            client.subscribe(TOPIC, 1)
+    if side in ("receive one by one", "receive flat out"):
+        publish(port, count, traced_properties())
+    command = [sys.executable, __file__, "--run", side, variant, str(port), "--messages", str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        output = cast(TextIO, process.stdout)
+        if side == "receive as published":
+            output.readline()
+            publish_one_by_one(port, count, traced_properties())
+        seconds, cpu_seconds = json.loads(output.read().splitlines()[-1])
+    return seconds, cpu_seconds
 
 
 @contextmanager
@@ -191,7 +209,7 @@ def mosquitto() -> Iterator[int]:
             f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest none\n"
             "max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"
         )
-        with subprocess.Popen(["mosquitto", "-c", str(configuration)]) as process:  # noqa: S603, S607 (the broker)
+        with subprocess.Popen(["mosquitto", "-c", str(configuration)]) as process:
             pause = threading.Event()
             while not accepts_connections(port):
                 pause.wait(0.01)
@@ -208,20 +226,6 @@ def accepts_connections(port: int) -> bool:
     return True
 
 
-def run(side: str, variant: str, port: int, count: int) -> tuple[float, float]:
-    """One run in a process of its own."""
-    if side == "receive":
-        empty_session(port)
-        fill_session(port, count)
-    command = [sys.executable, __file__, "--run", side, variant, str(port), "--messages", str(count)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (this script)
-    seconds, cpu_seconds = json.loads(done.stdout)
-    return seconds, cpu_seconds
-
-
-SIDES = {"publish": publish, "one by one": publish_one_by_one, "receive": receive}
-
-
 def write(line: str) -> None:
     """A line of output, at once."""
     sys.stdout.write(f"{line}\n")
@@ -231,14 +235,14 @@ def write(line: str) -> None:
 def main() -> None:
     """Runs all variants and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--messages", type=int, default=5000, help="messages in a run")
+    parser.add_argument("--messages", type=int, default=3000, help="messages in a run")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each variant")
     parser.add_argument("--side", choices=SIDES, action="append", help="all by default")
     parser.add_argument("--run", nargs=3, metavar=("SIDE", "VARIANT", "PORT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
         side, variant, port = arguments.run
-        instrument(variant)
+        prepare(variant)
         write(json.dumps(SIDES[side](int(port), arguments.messages)))
         return
     write("| side | variant | messages/s | µs of CPU per message | rate ÷ raw | CPU ÷ raw |")

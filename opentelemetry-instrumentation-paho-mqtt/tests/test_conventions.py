@@ -51,7 +51,12 @@ def test_the_default_conventions(connect: Connect, instrument, spans, topic, mon
 
 
 def test_a_message_without_a_topic_has_the_operation_as_its_span_name():
-    assert Conventions.from_environment([]).span_name("publish", "", None) == "publish"
+    assert Conventions.from_environment([]).operation("publish", None, "").span_name == "publish"
+
+
+def test_what_holds_for_several_topics_has_no_template():
+    operation = Conventions.from_environment(["#"]).operation("process", None, "")
+    assert "messaging.destination.template" not in operation.span_attributes
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")

@@ -41,7 +41,7 @@ MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 Attributes = dict[str, AttributeValue]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conventions:
     """One edition of the conventions, and the user's templates of topics."""
 
@@ -65,10 +65,12 @@ class Conventions:
             return cls(Schemas.V1_44_0.value, "send", "process", False, filters)
         return cls(Schemas.V1_27_0.value, "publish", "process", True, filters)
 
-    def span_name(self, operation: str, topic: str, template: str | None) -> str:
-        """``{operation} {topic}``; in the newest conventions ``{operation} {template}``, or only the operation."""
-        destination = topic if self.topics_in_span_names else template
-        return f"{operation} {destination}" if destination else operation
+    def operation(self, name: str, client: Client | None, topic: str) -> Operation:
+        """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of the two above."""
+        if client is None:
+            return _operation(self, name, topic, "", None, b"")
+        port = None if client._transport == "unix" else client._port
+        return _operation(self, name, topic, client._host, port, client._client_id)
 
 
 def payload_size(payload: Any) -> int:
@@ -81,14 +83,39 @@ def payload_size(payload: Any) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Operation:
+    """What all messages that a client publishes to a topic, or processes from it, have in common."""
+
+    span_name: str
+    span_attributes: Mapping[str, AttributeValue]
+    # Those with few values, as metrics need.
+    metric_attributes: Mapping[str, AttributeValue]
+
+    def message_attributes(self, payload: Any, qos: int, retain: bool, dup: bool = False) -> Attributes:
+        """What the span of one message says."""
+        attributes: Attributes = {
+            **self.span_attributes,
+            MESSAGING_MESSAGE_BODY_SIZE: payload_size(payload),
+            MQTT_QOS: qos,
+        }
+        if retain:
+            attributes[MQTT_RETAIN] = True
+        if dup:
+            attributes[MQTT_DUP] = True
+        return attributes
+
+
 @lru_cache(maxsize=1024)
-def _shared_attributes(
-    address: str, port: int | None, operation: str, template: str | None
-) -> Mapping[str, AttributeValue]:
+def _operation(
+    conventions: Conventions, name: str, topic: str, address: str, port: int | None, client_id: bytes
+) -> Operation:
+    topic = encodable(topic)
+    template = conventions.templates.match(topic) if topic else None
     attributes: Attributes = {
         MESSAGING_SYSTEM: "mqtt",
-        MESSAGING_OPERATION_NAME: operation,
-        MESSAGING_OPERATION_TYPE: operation,
+        MESSAGING_OPERATION_NAME: name,
+        MESSAGING_OPERATION_TYPE: name,
     }
     if address:
         attributes[SERVER_ADDRESS] = encodable(address)
@@ -96,37 +123,10 @@ def _shared_attributes(
             attributes[SERVER_PORT] = port
     if template is not None:
         attributes[MESSAGING_DESTINATION_TEMPLATE] = template
-    return attributes
-
-
-def operation_attributes(client: Client | None, operation: str, template: str | None) -> Mapping[str, AttributeValue]:
-    """What spans and metrics of an operation have in common: few values, as metrics need."""
-    if client is None:
-        return _shared_attributes("", None, operation, template)
-    port = None if client._transport == "unix" else client._port
-    return _shared_attributes(client._host, port, operation, template)
-
-
-def message_attributes(
-    client: Client | None,
-    shared: Mapping[str, AttributeValue],
-    topic: str,
-    body_size: int,
-    qos: int,
-    retain: bool,
-    dup: bool = False,
-) -> Attributes:
-    """What the span of one message says: the ``shared`` attributes and its own; ``body_size`` in bytes."""
-    attributes: Attributes = {
-        **shared,
-        MESSAGING_DESTINATION_NAME: topic,
-        MESSAGING_MESSAGE_BODY_SIZE: body_size,
-        MQTT_QOS: qos,
-    }
-    if client is not None and client._client_id:
-        attributes[MESSAGING_CLIENT_ID] = client._client_id.decode("utf-8", "replace")
-    if retain:
-        attributes[MQTT_RETAIN] = True
-    if dup:
-        attributes[MQTT_DUP] = True
-    return attributes
+    metric_attributes = attributes.copy()
+    if topic:
+        attributes[MESSAGING_DESTINATION_NAME] = topic
+    if client_id:
+        attributes[MESSAGING_CLIENT_ID] = client_id.decode("utf-8", "replace")
+    destination = topic if conventions.topics_in_span_names else template
+    return Operation(f"{name} {destination}" if destination else name, attributes, metric_attributes)

@@ -17,10 +17,7 @@ from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
     MQTT_MISSING_CONTEXT_REASON,
-    Attributes,
-    message_attributes,
-    operation_attributes,
-    payload_size,
+    Operation,
 )
 from opentelemetry.instrumentation.paho_mqtt.failures import call_hook, error_type, never_raises, record_exception
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
@@ -29,12 +26,8 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     user_properties_to_context,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
-from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import (
-    MESSAGING_BATCH_MESSAGE_COUNT,
-    MESSAGING_DESTINATION_NAME,
-)
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -137,92 +130,74 @@ class _Process(AbstractContextManager[Span]):
 
 def _topic(message: Message) -> str:
     try:
-        return encodable(str(message.topic))
+        return str(message.topic)
     except UnicodeDecodeError:
         return cast(MQTTMessage, message)._topic.decode("utf-8", "replace")
 
 
-def _span_context(context: Context | None = None) -> SpanContext:
-    return get_current_span(context).get_span_context()
+def _operation(telemetry: Telemetry, client: Client | None, topic: str) -> Operation:
+    return telemetry.conventions.operation(telemetry.conventions.process, client, topic)
 
 
-def _carried_context(telemetry: Telemetry | None, message: Message, topic: str) -> tuple[Context, SpanContext, str]:
+def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Context, SpanContext | None, str]:
     """The context that a message carries, the publish span in it, and where it was; or why there is none."""
     fields: UserProperties = getattr(message.properties, "UserProperty", ())
     context = user_properties_to_context(fields)
-    carried = _span_context(context)
+    carried = get_current_span(context).get_span_context()
     if carried.is_valid:
         return context, carried, "user_properties"
-    if telemetry is not None and telemetry.json_envelope.match(topic) is not None:
+    if telemetry is not None and telemetry.json_envelope.match(_topic(message)) is not None:
         in_payload = json_envelope.read(message.payload)
         if in_payload:
             fields, context = in_payload, user_properties_to_context(in_payload)
-            carried = _span_context(context)
+            carried = get_current_span(context).get_span_context()
             if carried.is_valid:
                 return context, carried, "json_payload"
-    return context, carried, missing_context_reason(fields)
+    return context, None, missing_context_reason(fields)
 
 
 @never_raises
 def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
     """Opens the span of one message: below its publish span, or linked to it."""
-    conventions = telemetry.conventions
-    topic, template, shared = _description(telemetry, client, message)
+    operation = _operation(telemetry, client, _topic(message))
     dup: bool = getattr(message, "dup", False)
-    attributes = message_attributes(
-        client, shared, topic, payload_size(message.payload), message.qos, message.retain, dup
-    )
-    context, carried, found = _carried_context(telemetry, message, topic)
+    attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup)
+    context, carried, found = _carried_context(telemetry, message)
     running = get_current_span()
     links: list[Link] = []
-    if carried.is_valid:
-        attributes[MQTT_CONTEXT_SOURCE] = found
-    else:
+    if carried is None:
         attributes[MQTT_MISSING_CONTEXT] = True
         attributes[MQTT_MISSING_CONTEXT_REASON] = found
-    if carried.is_valid and (link or message.retain):
+    else:
+        attributes[MQTT_CONTEXT_SOURCE] = found
+    if carried is not None and (link or message.retain):
         links.append(Link(carried))
         # The trace of a retained message may have ended days ago, and it is no part of what runs now.
         context = set_span_in_context(INVALID_SPAN if message.retain else running, context)
     elif running is not INVALID_SPAN:
         links.append(Link(running.get_span_context()))
     span = telemetry.tracer.start_span(
-        conventions.span_name(conventions.process, topic, template),
+        operation.span_name,
         context=context,
         kind=SpanKind.CONSUMER,
         attributes=attributes,
         links=links,
     )
-    return _Process(telemetry, span, context, shared, message, not carried.is_valid)
-
-
-def _description(
-    telemetry: Telemetry, client: Client | None, message: Message
-) -> tuple[str, str | None, Mapping[str, AttributeValue]]:
-    """The topic of a message, the template of it, and what its span and its metrics have in common."""
-    topic = _topic(message)
-    template = telemetry.conventions.templates.match(topic)
-    return topic, template, operation_attributes(client, telemetry.conventions.process, template)
+    return _Process(telemetry, span, context, operation.metric_attributes, message, not carried.is_valid)
 
 
 @never_raises
 def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence[Message]) -> _Process:
     """Opens the span of a batch: below what runs, linked to the publish span of each message."""
     topics = {_topic(message) for message in messages}
-    topic = topics.pop() if len(topics) == 1 else ""
-    conventions = telemetry.conventions
-    template = conventions.templates.match(topic) if topic else None
-    shared = operation_attributes(client, conventions.process, template)
-    attributes: Attributes = {**shared, MESSAGING_BATCH_MESSAGE_COUNT: len(messages)}
-    if topic:
-        attributes[MESSAGING_DESTINATION_NAME] = topic
+    operation = _operation(telemetry, client, topics.pop() if len(topics) == 1 else "")
     span = telemetry.tracer.start_span(
-        conventions.span_name(conventions.process, topic, template),
+        operation.span_name,
         kind=SpanKind.CONSUMER,
-        attributes=attributes,
+        attributes={**operation.span_attributes, MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
         links=message_links(messages, client=client),
     )
-    return _Process(telemetry, span, set_span_in_context(span), shared, None)
+    return _Process(telemetry, span, set_span_in_context(span), operation.metric_attributes, None)
 
 
 def process_span(
@@ -280,8 +255,8 @@ def message_links(messages: Sequence[Message], *, client: Client | None = None) 
         One link for each message that carries a usable context.
     """
     telemetry = assignments.of(client)
-    carried = [_carried_context(telemetry, message, _topic(message))[1] for message in messages]
-    return [Link(span_context) for span_context in carried if span_context.is_valid]
+    carried = [_carried_context(telemetry, message)[1] for message in messages]
+    return [Link(span_context) for span_context in carried if span_context is not None]
 
 
 def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]:
@@ -310,7 +285,7 @@ def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]
 
 @never_raises
 def _count(telemetry: Telemetry, client: Client, message: MQTTMessage) -> None:
-    telemetry.metrics.delivered(_description(telemetry, client, message)[2])
+    telemetry.metrics.delivered(_operation(telemetry, client, _topic(message)).metric_attributes)
 
 
 @contextmanager

@@ -15,11 +15,6 @@ from typing import Any
 from weakref import WeakSet
 
 from opentelemetry.instrumentation.paho_mqtt import json_envelope
-from opentelemetry.instrumentation.paho_mqtt.conventions import (
-    message_attributes,
-    operation_attributes,
-    payload_size,
-)
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
     error_type,
@@ -34,7 +29,6 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     user_properties_to_context,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
-from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled  # pyright: ignore[reportUnknownVariableType]
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
@@ -155,17 +149,14 @@ def _start(
     enveloped = client._protocol != MQTTv5 and telemetry.json_envelope.match(topic) is not None
     if enveloped:
         caller_fields = json_envelope.read(payload)
-    name = encodable(str(topic))
-    conventions = telemetry.conventions
-    template = conventions.templates.match(name)
-    shared = operation_attributes(client, conventions.publish, template)
+    operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
     span = telemetry.tracer.start_span(
-        conventions.span_name(conventions.publish, name, template),
+        operation.span_name,
         kind=SpanKind.PRODUCER,
-        attributes=message_attributes(client, shared, name, payload_size(payload), qos, retain),
+        attributes=operation.message_attributes(payload, qos, retain),
         links=_links(caller_fields),
     )
-    properties = _PublishProperties(caller, telemetry, span, shared)
+    properties = _PublishProperties(caller, telemetry, span, operation.metric_attributes)
     _publishing_clients.add(client)
     fields = _added_fields(span, caller_fields)
     if enveloped:
