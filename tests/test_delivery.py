@@ -222,7 +222,8 @@ def test_the_consumer_is_ended_with_500_queued(
     publisher.send(500)
     os.kill(pid, sign)
     publisher.ledger.settle()
-    assert quiet_stack.pid("consumer") != pid
+    # It may have finished all of them before it ended.
+    eventually(lambda: quiet_stack.pid("consumer") not in (0, pid))
     assert publisher.ledger.twice() <= twice
 
 
