@@ -251,9 +251,13 @@ def test_the_counts_are_those_of_the_traffic(metrics: Metrics) -> None:
     assert metrics.panel("readings", "Dead letters") == {"{{error_type}}": [({"error_type": "422"}, 1)]}
     errors = metrics.panel("readings", "Errors")
     assert errors["request to echo: {{error_type}}"] == [({"error_type": "422"}, 1)]
+
     # Four sensors, each every two seconds.
-    for legend, ((_, rate),) in metrics.panel("readings", "Readings").items():
-        assert 1 < rate < 4, legend
+    def rates() -> list[float]:
+        return [rate for ((_, rate),) in metrics.panel("readings", "Readings").values()]
+
+    # A busy machine may hold readings up for a moment.
+    eventually(lambda: all(1 < rate < 4 for rate in rates()))
 
 
 @pytest.mark.parametrize(
