@@ -30,7 +30,6 @@ NOT_HERE: dict[tuple[str, str], str] = {
     ("producer span", "mqtt.retain"): "the producer publishes no retained readings",
     ("consumer span", "mqtt.retain"): "a shared subscription brings no retained messages (MQTT 5.0, 4.8.2)",
     ("metric messaging.process.duration", "error.type"): "the consumer handles all errors itself",
-    ("metric messaging.process.duration", "mqtt.missing_context"): "not emitted yet; goes when it is",
     **{
         (what, "error.type"): "echo fails at nothing"
         for what in (

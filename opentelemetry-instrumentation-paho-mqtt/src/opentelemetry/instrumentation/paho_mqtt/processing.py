@@ -183,7 +183,7 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, link: 
         attributes=attributes,
         links=links,
     )
-    return _Process(telemetry, span, context, operation.metric_attributes, message, not carried.is_valid)
+    return _Process(telemetry, span, context, operation.metric_attributes, message, carried is None)
 
 
 @never_raises
