@@ -51,7 +51,7 @@ def test_drift_pulls_back(value: float) -> None:
     assert abs(mean - 21.0) <= abs(value - 21.0) + 0.2
 
 
-ACCEPTED = SimpleNamespace(is_failure=False)
+ACCEPTED = SimpleNamespace(is_failure=False, value=0)
 
 
 class FakeClient:
@@ -97,6 +97,13 @@ def test_an_acknowledgement_before_publish_returns_is_counted() -> None:
     outbox = Outbox(client, 10)
     outbox.publish("t", "1")
     assert outbox.wait_empty(0.01)
+
+
+def test_a_reading_that_nobody_is_subscribed_to_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = FakeClient()
+    Outbox(client, 10)
+    client.on_publish(client, None, 1, SimpleNamespace(is_failure=False, value=0x10), None)
+    assert "nobody is subscribed to it" in caplog.text
 
 
 @pytest.mark.parametrize(

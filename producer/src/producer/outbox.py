@@ -10,6 +10,9 @@ from opentelemetry import metrics
 
 log = logging.getLogger(__name__)
 
+# A success by its number (MQTT 5.0, 3.4.2.1), and yet the reading is gone.
+NO_MATCHING_SUBSCRIBERS = 0x10
+
 
 class Outbox:
     """Publishes through a client without ever waiting for the broker, and keeps a bounded number of messages for it.
@@ -77,6 +80,8 @@ class Outbox:
     def _on_publish(self, client: mqtt.Client, userdata: None, mid: int, reason_code: Any, *_: object) -> None:
         if reason_code.is_failure:
             log.error("the broker refuses a reading: %s", reason_code)
+        elif reason_code.value == NO_MATCHING_SUBSCRIBERS:
+            log.error("the broker has thrown a reading away: nobody is subscribed to it")
         self._count(-1)
 
     def _count(self, change: int) -> None:
