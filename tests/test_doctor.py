@@ -69,6 +69,7 @@ def test_a_healthy_stack_gets_a_line_for_each_check_and_exit_code_0(patient: Sta
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == [f"✓ {title}" for title in TITLES]
     assert lines[-1] == "All is well."
+    assert "✓ protocol: all clients of consumer, producer speak MQTT 5." in lines
 
 
 # ---------------------------------------------------------------------- publishers
