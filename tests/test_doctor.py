@@ -210,6 +210,7 @@ def test_what_is_away_is_found_and_what_it_breaks(patient: Stack, parts: list[st
 
 def test_parts_that_hang_do_not_hold_it_up(patient: Stack) -> None:
     pids = [patient.pid(part) for part in ("mosquitto", "issuer", "collector", "viewer")]
+    assert all(pids)  # 0 would be this test itself
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
