@@ -40,6 +40,8 @@ def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Sta
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, f"{name}={port} still answers"
     assert stack.run("down").returncode == 0
+    # Nobody waits for a part that has stopped before it.
+    assert "SIGKILL" not in (stack.settings.run_dir / "supervisord.log").read_text()
 
 
 def test_up_prints_what_to_open_and_ps_shows_every_part(stack: Stack) -> None:

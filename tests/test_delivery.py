@@ -425,6 +425,7 @@ def test_the_collector_is_away_for_30_seconds(new_stack: Callable[..., Stack]) -
     # Longer than the longest pause between two tries to export.
     eventually(lambda: len(ledger.processed()) > before + 150, 60)
     eventually(lambda: stack.whole_traces(returned) > 50)
+    assert {name: stack.pid(name) for name in SERVICES} == running
     stack.stop_part("producer")
     ledger.sent += list(ledger.processed())
     ledger.settle()
@@ -433,7 +434,6 @@ def test_the_collector_is_away_for_30_seconds(new_stack: Callable[..., Stack]) -
     assert len(ledger.sent) == sent
     assert ledger.twice() == 0
     assert not ledger.dead_lettered()
-    assert {name: stack.pid(name) for name in SERVICES} == running
     stack.runtime.down()
 
 

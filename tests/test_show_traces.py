@@ -113,7 +113,13 @@ def test_watch_shows_each_new_trace_until_interrupted(stack: Stack, tmp_path: Pa
     output = tmp_path / "watched"
     with output.open("w") as file:
         watching = subprocess.Popen(
-            [sys.executable, "-m", "stack", "watch"], cwd=ROOT, env=stack.environment, stdout=file, stderr=file
+            [sys.executable, "-m", "stack", "watch"],
+            cwd=ROOT,
+            env=stack.environment,
+            stdout=file,
+            stderr=file,
+            # A shell's background jobs, as which the tests may run, hand down that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         eventually(lambda: "Waiting for traces" in output.read_text())

@@ -77,9 +77,7 @@ class DockerRuntime:
 
     def log_text(self, part: str) -> str:
         """The whole log of a part."""
-        done = self._compose("logs", "--no-log-prefix", "--no-color", part, capture=True)
-        # What a container writes to standard error comes out there.
-        return done.stdout + done.stderr
+        return self._compose("logs", "--no-log-prefix", part, capture=True).stdout
 
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
         """Publishes one reading with the producer's own program, which prints its trace id."""

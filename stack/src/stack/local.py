@@ -196,6 +196,8 @@ class LocalRuntime:
             programs += PROGRAM.format(
                 name=part.name,
                 command=_quoted(sys.executable, launch.__file__, str(description)),
+                # Supervisor stops them in the opposite order.
+                wave=part.wave,
                 log=_escaped(self._log(part.name)),
             )
         user = "user=root" if os.getuid() == 0 else ""
@@ -272,6 +274,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 PROGRAM = """
 [program:{name}]
 command={command}
+priority={wave}
 autostart=false
 autorestart=true
 startsecs=1

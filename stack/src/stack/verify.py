@@ -62,8 +62,9 @@ def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> 
         backend: Which of BACKENDS to ask; None asks Scout, or the local Scout.
 
     Raises:
-        StackError: If the backend does not answer.
+        StackError: If the Collector or the backend does not answer.
     """
+    Collector(settings).exported_spans("any")  # without it nothing arrives anywhere
     try:
         match backend:
             case "zipkin":
@@ -77,7 +78,7 @@ def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> 
             case "azuremonitor":
                 return by_counters(runtime, settings, "azure_monitor", "Azure Monitor")
             case _ if not settings.local_scout:
-                return by_counters(runtime, settings, "otlp_http/b14", f"Scout at {settings.scout_otlp_endpoint}")
+                return by_counters(runtime, settings, "otlp_http/b14", "Scout")
             case _:
                 return in_viewer(runtime, settings, publish(runtime))
     except BrokenHopError as broken:
@@ -210,7 +211,7 @@ def by_counters(runtime: Runtime, settings: Settings, exporter: str, place: str)
             raise BrokenHopError(explain_no_export(runtime, settings))
         time.sleep(0.1)
     console.print(f"The Collector has delivered {delivered} spans to {place}.")
-    console.print(f"Look up this trace there: {reading.trace_id}")
+    console.print(f"Look up this trace in {place}: {reading.trace_id}")
     return 0
 
 

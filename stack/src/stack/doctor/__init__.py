@@ -38,8 +38,8 @@ def doctor(runtime: Runtime, settings: Settings) -> int:
 
 def parts(runtime: Runtime) -> Iterator[Result]:
     """Whether each part runs."""
-    states = [(name, state) for name, state, _ in runtime.states()]
-    broken = [(name, state) for name, state in states if state not in ("healthy", "running") and (name, state) != ENDS]
+    states = [(name, state) for name, state, _ in runtime.states() if (name, state) != ENDS]
+    broken = [(name, state) for name, state in states if state not in ("healthy", "running")]
     for name, state in broken:
         yield Result("parts", f"{name} is {state}.", f"`make up` starts it; `make logs PART={name}` says what it says.")
     if not broken:

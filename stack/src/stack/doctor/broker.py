@@ -270,4 +270,4 @@ def _seconds_behind(reading: Heard) -> float:
 
 
 def _topics(readings: Any) -> str:
-    return some(sorted({reading.topic[:100] for reading in readings}))
+    return some(sorted({reading.topic for reading in readings}))

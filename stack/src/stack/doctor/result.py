@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from stack.tree import LONGEST_NAME, printable
+
 
 @dataclass(frozen=True)
 class Result:
@@ -39,6 +41,6 @@ class Runtime(Protocol):
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """The names in one line, however many there are."""
-    shown = ", ".join(names[:most])
+    """The names in one line, however many there are and whatever is in them."""
+    shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
