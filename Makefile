@@ -63,7 +63,7 @@ lint: $(VENV)/ready ## Check format, style, types, and that the lock files and t
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 	@$(BIN)/python requirements/compile.py --check
-	@$(COG) --check $(PAGES) || { echo "run \`make docs\`"; exit 1; }
+	@$(MAKE) --no-print-directory docs CHECK=1
 
 format: $(VENV)/ready ## Format the code
 	@$(BIN)/ruff format .
@@ -72,8 +72,8 @@ format: $(VENV)/ready ## Format the code
 lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
 
-docs: $(VENV)/ready ## Put the current code into the pages of docs/
-	@$(COG) -r $(PAGES)
+docs: $(VENV)/ready ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
+	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 
 screenshots: $(VENV)/ready ## Take the pictures of the docs from the running stack
 	@$(BIN)/python docs/screenshots.py
