@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Stack, eventually, is_whole
+from harness import Stack, eventually
 from stack.part import local_url
 from stack.settings import ROOT, Settings
 from stack.trace import Span
@@ -179,10 +179,11 @@ class Example:
     """A program of docs/examples, run against a stack."""
 
     def __init__(self, stack: Stack) -> None:
-        self._stack = stack
+        self._viewer = stack.viewer
         self._environment = stack.environment | {
             "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(stack.settings.otlp_grpc_port)
         }
+        self._since = time.time_ns()
 
     def run(self, name: str, *launcher: str) -> str:
         """Runs it to its end and returns what it prints."""
@@ -193,16 +194,26 @@ class Example:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def traces(self, service: str, since: int, spans: int, count: int = 1) -> list[list[Span]]:
-        """Waits for so many traces that have so many spans of a service."""
+    def spans(self, path: str, count: int = 1) -> list[Span]:
+        """Waits for so many spans to which such a path leads.
 
-        def look() -> list[list[Span]]:
-            ids = self._stack.viewer.trace_ids(since, time.time_ns())
-            traces = [self._stack.viewer.trace(trace_id) for trace_id in ids]
-            return [trace for trace in traces if sum(span.service == service for span in trace) == spans]
+        Args:
+            path: A pattern for names and services from the root of the trace on.
+            count: How many.
+        """
 
-        eventually(lambda: len(look()) >= count)
-        return look()
+        def look() -> list[Span]:
+            ids = self._viewer.trace_ids(self._since, time.time_ns())
+            traces = [self._viewer.trace(trace_id) for trace_id in ids]
+            return [span for trace in traces for span in trace if re.fullmatch(path, path_to(span, trace))]
+
+        return eventually(lambda: found if len(found := look()) >= count else [])
+
+
+def path_to(span: Span, trace: list[Span]) -> str:
+    """The names and services of the spans from the root to this one."""
+    before = "".join(f"{path_to(parent, trace)} > " for parent in trace if parent.span_id == span.parent_id)
+    return f"{before}{span.name} {span.service}"
 
 
 @pytest.fixture
@@ -210,47 +221,26 @@ def example(stack: Stack) -> Example:
     return Example(stack)
 
 
-def path_to(span: Span, trace: list[Span]) -> list[str]:
-    """The names and services of the spans from the root to this one."""
-    parents = [other for other in trace if other.span_id == span.parent_id]
-    return [*(path_to(parents[0], trace) if parents else []), f"{span.name} {span.service}"]
+TO_ECHO = " > POST consumer > POST /echo echo"
 
 
-def test_the_publisher_of_the_docs_starts_a_whole_trace(stack: Stack, example: Example) -> None:
-    since = time.time_ns()
+def test_the_publisher_of_the_docs_starts_a_trace_that_goes_to_echo(example: Example) -> None:
     example.run("publisher")
-    spans = stack.spans_of("messaging.destination.name", "sensors/own-001/reading", count=4, since=since)
-    assert is_whole(spans)
-    assert {span.service for span in spans} == {"publisher", "consumer", "echo"}
+    path = r"publish (sensors/own-001/reading) publisher > process \1 consumer"
+    (process,) = example.spans(path)
+    assert process.attributes["messaging.message.id"]
+    example.spans(path + TO_ECHO)
 
 
 def test_the_subscriber_of_the_docs_works_inside_the_trace(example: Example) -> None:
-    since = time.time_ns()
     example.run("subscriber")
-    for trace in example.traces("subscriber", since, spans=2, count=3):
-        (judged,) = (span for span in trace if span.name == "judge temperature")
-        topic = trace[0].attributes.get("messaging.destination.name")
-        assert path_to(judged, trace) == [
-            f"publish {topic} producer",
-            f"process {topic} subscriber",
-            "judge temperature subscriber",
-        ]
-        assert judged.attributes["reading.warm"] is False
+    path = r"publish (\S+) producer > process \1 subscriber > judge temperature subscriber"
+    assert [span.attributes["reading.warm"] for span in example.spans(path, count=3)] == [False] * 3
 
 
 def test_the_worker_of_the_docs_takes_the_trace_to_echo(example: Example) -> None:
-    since = time.time_ns()
     example.run("worker")
-    for trace in example.traces("worker", since, spans=2, count=3):
-        (post,) = (span for span in trace if (span.service, span.kind) == ("worker", "Client"))
-        (answer,) = (span for span in trace if span.parent_id == post.span_id)
-        topic = trace[0].attributes.get("messaging.destination.name")
-        assert path_to(answer, trace) == [
-            f"publish {topic} producer",
-            f"process {topic} worker",
-            "POST worker",
-            "POST /echo echo",
-        ]
+    example.spans(r"publish (\S+) producer > process \1 worker > POST worker > POST /echo echo", count=3)
 
 
 INSTRUMENT = (str(Path(sys.executable).with_name("opentelemetry-instrument")), "--service_name")
@@ -261,23 +251,12 @@ def test_a_program_for_zero_code_knows_nothing_of_tracing(name: str) -> None:
     assert "opentelemetry" not in (EXAMPLES / f"{name}.py").read_text().lower()
 
 
-def test_a_publisher_without_a_change_starts_a_connected_trace(stack: Stack, example: Example) -> None:
-    since = time.time_ns()
+def test_a_publisher_without_a_change_starts_a_trace_that_goes_to_echo(example: Example) -> None:
     example.run("thermometer", *INSTRUMENT, "thermometer")
-    trace = stack.spans_of("messaging.destination.name", "sensors/plain-001/reading", count=4, since=since)
-    (answer,) = (span for span in trace if span.kind == "Server")
-    assert path_to(answer, trace) == [
-        "publish sensors/plain-001/reading thermometer",
-        "process sensors/plain-001/reading consumer",
-        "POST consumer",
-        "POST /echo echo",
-    ]
+    example.spans(r"publish (sensors/plain-001/reading) thermometer > process \1 consumer" + TO_ECHO)
 
 
 def test_a_subscriber_without_a_change_continues_the_trace(example: Example) -> None:
-    since = time.time_ns()
     topic, _, payload = example.run("display", *INSTRUMENT, "display").partition(" ")
     assert json.loads(payload)["device_id"] in topic
-    (trace,) = example.traces("display", since, spans=1)
-    (process,) = (span for span in trace if span.service == "display")
-    assert path_to(process, trace) == [f"publish {topic} producer", f"process {topic} display"]
+    example.spans(f"publish {topic} producer > process {topic} display")
