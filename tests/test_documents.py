@@ -31,6 +31,8 @@ NOT_RUN = {
     ("docs/backends/grafana.md", "make up RUNTIME=docker BACKENDS=grafana"): DOCKER,
     ("docs/your-own-service.md", "pip install "): "it installs into an environment that is not the stack's",
 }
+# Those that are to find something wrong: page and first line, and what they say.
+FINDS = {("docs/walkthrough.md", "make doctor"): "2 findings."}
 
 
 def name_of(document: Path) -> str:
@@ -41,10 +43,10 @@ def sh_blocks(text: str) -> list[str]:
     return [block for language, block in FENCED.findall(text) if language == "sh"]
 
 
-def why_not(page: Path, block: str) -> str | None:
-    """Why a block is not run, if it is not."""
-    reasons = [why for (name, start), why in NOT_RUN.items() if name == name_of(page) and block.startswith(start)]
-    return reasons[0] if reasons else None
+def listed(table: dict[tuple[str, str], str], page: Path, block: str) -> str | None:
+    """What one of the tables above has for a block."""
+    found = [value for (name, start), value in table.items() if name == name_of(page) and block.startswith(start)]
+    return found[0] if found else None
 
 
 def anchors(document: Path) -> set[str]:
@@ -104,7 +106,7 @@ def test_a_piece_of_code_that_is_gone_is_an_error(tmp_path: Path, piece: str) ->
     assert "gone" in done.stderr
 
 
-def shell(stack: Stack, folder: Path) -> Callable[[str], str]:
+def shell(stack: Stack, folder: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """Runs commands as a reader does, who has the stack at its usual ports.
 
     Args:
@@ -120,9 +122,9 @@ def shell(stack: Stack, folder: Path) -> Callable[[str], str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(stack.settings.otlp_grpc_port),
     }
 
-    def run(block: str) -> str:
+    def run(block: str) -> subprocess.CompletedProcess[str]:
         here = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports.get(port[0], port[0]), block)
-        done = subprocess.run(
+        return subprocess.run(
             ["bash", "-euo", "pipefail", "-c", here],
             cwd=ROOT,
             env=environment,
@@ -131,8 +133,6 @@ def shell(stack: Stack, folder: Path) -> Callable[[str], str]:
             timeout=150,
             check=False,
         )
-        assert done.returncode == 0, f"{here}\n{done.stdout}{done.stderr}"
-        return done.stdout
 
     return run
 
@@ -148,25 +148,28 @@ def own_stack(new_stack: Callable[..., Stack]) -> Iterator[Stack]:
 @pytest.mark.timeout(480)
 @pytest.mark.parametrize("page", [page for page in PAGES if sh_blocks(page.read_text())], ids=name_of)
 def test_the_commands_of_a_page_work(page: Path, own_stack: Stack, tmp_path: Path) -> None:
-    blocks = [block for block in sh_blocks(page.read_text()) if not why_not(page, block)]
+    blocks = [block for block in sh_blocks(page.read_text()) if not listed(NOT_RUN, page, block)]
     if not blocks:
         pytest.skip("none of them can be run here: see NOT_RUN")
     run = shell(own_stack, tmp_path)
     if not blocks[0].startswith("make up"):
         own_stack.up()
     for block in blocks:
-        run(block)
+        done = run(block)
+        finding = listed(FINDS, page, block)
+        assert (done.returncode != 0) == (finding is not None), f"{block}{done.stdout}{done.stderr}"
+        assert (finding or "") in done.stdout
 
 
-def test_what_is_not_run_is_still_there() -> None:
-    for name, start in NOT_RUN:
+def test_the_blocks_that_are_listed_are_there() -> None:
+    for name, start in [*NOT_RUN, *FINDS]:
         assert any(block.startswith(start) for block in sh_blocks((ROOT / name).read_text())), (name, start)
 
 
 def test_the_readmes_legacy_publisher_makes_a_tagged_root_that_echo_answers(stack: Stack, tmp_path: Path) -> None:
     blocks = sh_blocks((ROOT / "README.md").read_text())
     command = next(block for block in blocks if block.startswith("mosquitto_pub"))
-    shell(stack, tmp_path)(command)
+    assert shell(stack, tmp_path)(command).returncode == 0
     message_id = re.findall(r'"message_id": "([^"]+)"', command)[0]
     spans = stack.spans_of("messaging.message.id", message_id, count=3, since=0)
     (root,) = (span for span in spans if not span.parent_id)
