@@ -88,8 +88,10 @@ def yaml_source(path: str, keys: Sequence[str]) -> str:
             raise NotThereError(f"{path}: no key {name} in {' → '.join(keys)}")
         key, node = found
         first = key.start_mark.line
-        end = node.end_mark.line + (node.end_mark.column > 0)
-    # A block ends where the next key starts, so the comment of that one has to go; that of this one belongs to it.
+        # A block ends where the next key starts, everything else on its own last line.
+        block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+        end = node.end_mark.line + (not block)
+    # The comment above the next key has to go; that above this one belongs to it.
     while lines[end - 1].strip().startswith("#") or not lines[end - 1].strip():
         end -= 1
     while keys and first > 0 and lines[first - 1].strip().startswith("#"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness import Stack, eventually
 from stack.part import local_url
@@ -104,6 +105,19 @@ def test_a_piece_of_code_that_is_gone_is_an_error(tmp_path: Path, piece: str) ->
     assert done.returncode != 0
     assert "NotThereError" in done.stderr
     assert "gone" in done.stderr
+
+
+YAML_BLOCK = re.compile(r"cog yaml_block\((.*?)\) \]\]\].*?```yaml\n(.*?)```", re.S)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "yaml_block" in page.read_text()], ids=name_of)
+def test_a_piece_of_configuration_is_the_whole_of_its_key_and_nothing_else(page: Path) -> None:
+    for arguments, block in YAML_BLOCK.findall(page.read_text()):
+        path, *keys = re.findall('"([^"]+)"', arguments)
+        value = yaml.safe_load((ROOT / path).read_text())
+        for key in keys:
+            value = value[key]
+        assert yaml.safe_load(block) == ({keys[-1]: value} if keys else value)
 
 
 def shell(stack: Stack, folder: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
