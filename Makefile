@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STACK := $(BIN)/python -m stack
+COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, statement, yaml_block"
+PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor test test-matrix bench lint format lock screenshots
+.PHONY: help up down ps logs verify trace watch doctor test test-matrix bench lint format lock docs screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,11 +58,12 @@ test-matrix: $(VENV)/ready ## Test the instrumentation on every Python and paho-
 bench: $(VENV)/ready ## Measure the instrumentation against plain paho-mqtt
 	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/benchmarks/throughput.py
 
-lint: $(VENV)/ready ## Check format, style, types and that the lock files are current
+lint: $(VENV)/ready ## Check format, style, types, and that the lock files and the docs are current
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 	@$(BIN)/python requirements/compile.py --check
+	@$(MAKE) --no-print-directory docs CHECK=1
 
 format: $(VENV)/ready ## Format the code
 	@$(BIN)/ruff format .
@@ -68,6 +71,9 @@ format: $(VENV)/ready ## Format the code
 
 lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
+
+docs: $(VENV)/ready ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
+	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 
 screenshots: $(VENV)/ready ## Take the pictures of the docs from the running stack
 	@$(BIN)/python docs/screenshots.py

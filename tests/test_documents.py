@@ -1,39 +1,287 @@
-"""What the documents say is so: links lead somewhere, commands exist and work."""
+"""What the documents say is so: links lead somewhere, commands work, code is what the source says."""
 
+import json
 import re
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from harness import Stack
-from stack.settings import ROOT
+from harness import Stack, eventually
+from stack.part import local_url
+from stack.settings import ROOT, Settings
+from stack.trace import Span
 
 DOCUMENTS = sorted(path for path in ROOT.glob("**/*.md") if ".venv" not in path.parts)
-README = (ROOT / "README.md").read_text()
+# Those whose `sh` blocks are run, in order.
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+EXAMPLES = ROOT / "docs" / "examples"
+
+ACCOUNT = "it needs an account at Scout or Azure"
+DOCKER = "the backend needs Docker: tests/test_docker.py"
+# The blocks that cannot be run here: page and first line, and why.
+NOT_RUN = {
+    ("docs/scout.md", "cp .env.example .env   # then fill in the four SCOUT_* values"): ACCOUNT,
+    ("docs/backends/azure-monitor.md", "export APPLICATIONINSIGHTS_CONNECTION_STRING='...'"): ACCOUNT,
+    ("docs/backends/jaeger.md", "make up RUNTIME=docker BACKENDS=jaeger"): DOCKER,
+    ("docs/backends/grafana.md", "make up RUNTIME=docker BACKENDS=grafana"): DOCKER,
+    ("docs/your-own-service.md", "pip install "): "it installs into an environment that is not the stack's",
+}
+# Those that are to find something wrong: page and first line, and what they say.
+FINDS = {("docs/walkthrough.md", "make doctor"): "✗ missing context: "}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
-        assert (document.parent / target).exists(), target
+def name_of(document: Path) -> str:
+    return str(document.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def sh_blocks(text: str) -> list[str]:
+    return [block for language, block in FENCED.findall(text) if language == "sh"]
+
+
+def listed(table: dict[tuple[str, str], str], page: Path, block: str) -> str | None:
+    """What one of the tables above has for a block."""
+    found = [value for (name, start), value in table.items() if name == name_of(page) and block.startswith(start)]
+    return found[0] if found else None
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", document.read_text()), re.M):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        count = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
+        found.add(f"{slug}-{count}" if count else slug)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", FENCED.sub("", document.read_text())):
+        target, _, anchor = link.partition("#")
+        path = (document.parent / target).resolve() if target else document
+        assert path.exists(), link
+        # A folder shows its README.
+        page = path / "README.md" if path.is_dir() else path
+        assert not anchor or anchor in anchors(page), link
+
+
+def test_the_index_of_the_docs_names_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)\)", index.read_text())}
+    assert {page for page in index.parent.glob("**/*.md") if page != index} <= linked
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_make_target_exists(document: Path) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
-    for words in re.findall(r"`make ([a-z -]+)", document.read_text()):
+    for words in re.findall(r"(?:`|^|[A-Z_]+=\S+ )make ([a-z -]+)", document.read_text(), re.M):
         assert set(words.split()) <= set(targets), words
 
 
 def test_make_alone_lists_the_commands() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("up", "down", "ps", "logs", "verify", "trace", "watch", "doctor", "test", "lint"):
+    for target in ("up", "down", "ps", "logs", "verify", "trace", "watch", "doctor", "test", "lint", "docs"):
         assert f"make {target} " in done.stdout
 
 
-def test_the_readmes_legacy_publisher_makes_a_tagged_root(stack: Stack) -> None:
-    command = next(line for line in README.splitlines() if line.startswith("mosquitto_pub"))
-    subprocess.run(["bash", "-c", f"{command} -p {stack.settings.mqtt_port}"], check=True, timeout=20)
-    (root, *_) = stack.spans_of("messaging.destination.name", "sensors/legacy-001/reading", count=3, since=0)
-    assert root.attributes["mqtt.missing_context"] is True
+def test_the_code_in_the_pages_is_that_of_the_source() -> None:
+    done = subprocess.run(["make", "docs", "CHECK=1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        'python("producer/src/producer/sensor.py", "Sensor.gone")',
+        'statement("producer/src/producer/sensor.py", "drift", "gone")',
+        'yaml_block("collector/config.yaml", "exporters", "gone")',
+    ],
+)
+def test_a_piece_of_code_that_is_gone_is_an_error(tmp_path: Path, piece: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"[[[cog import excerpts; excerpts.{piece} ]]]\n[[[end]]]\n")
+    command = [sys.executable, "-m", "cogapp", "-I", str(ROOT / "docs"), str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "NotThereError" in done.stderr
+    assert "gone" in done.stderr
+
+
+YAML_BLOCK = re.compile(r"cog yaml_block\((.*?)\) \]\]\].*?```yaml\n(.*?)```", re.S)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "yaml_block" in page.read_text()], ids=name_of)
+def test_a_piece_of_configuration_is_the_whole_of_its_key_and_nothing_else(page: Path) -> None:
+    for arguments, block in YAML_BLOCK.findall(page.read_text()):
+        path, *keys = re.findall('"([^"]+)"', arguments)
+        value = yaml.safe_load((ROOT / path).read_text())
+        for key in keys:
+            value = value[key]
+        assert yaml.safe_load(block) == ({keys[-1]: value} if keys else value)
+
+
+def shell(stack: Stack, folder: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs commands as a reader does, who has the stack at its usual ports.
+
+    Args:
+        stack: Where the stack is instead.
+        folder: For the options of Mosquitto's clients.
+    """
+    fields = Settings.model_fields.items()
+    ports = {str(field.default): str(getattr(stack.settings, name)) for name, field in fields if name.endswith("_port")}
+    for client in ("mosquitto_pub", "mosquitto_sub"):
+        (folder / client).write_text(f"-p {stack.settings.mqtt_port}\n")
+    environment = stack.environment | {
+        "XDG_CONFIG_HOME": str(folder),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(stack.settings.otlp_grpc_port),
+    }
+
+    def run(block: str) -> subprocess.CompletedProcess[str]:
+        here = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports.get(port[0], port[0]), block)
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", here],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def own_stack(new_stack: Callable[..., Stack]) -> Iterator[Stack]:
+    """A stack for one page that stops it and starts it differently."""
+    stack = new_stack()
+    yield stack
+    stack.runtime.down()
+
+
+@pytest.mark.timeout(480)
+@pytest.mark.parametrize("page", [page for page in PAGES if sh_blocks(page.read_text())], ids=name_of)
+def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    blocks = [block for block in sh_blocks(page.read_text()) if not listed(NOT_RUN, page, block)]
+    if not blocks:
+        pytest.skip("none of them can be run here: see NOT_RUN")
+    changes = re.search("make down|BACKENDS=", "".join(blocks))
+    stack: Stack = request.getfixturevalue("own_stack" if changes else "stack")
+    run = shell(stack, tmp_path)
+    if not blocks[0].startswith("make up"):
+        stack.up()
+    for block in blocks:
+        done = run(block)
+        finding = listed(FINDS, page, block)
+        assert (done.returncode != 0) == (finding is not None), f"{block}{done.stdout}{done.stderr}"
+        assert (finding or "") in done.stdout
+
+
+def test_the_blocks_that_are_listed_are_there() -> None:
+    for name, start in [*NOT_RUN, *FINDS]:
+        assert any(block.startswith(start) for block in sh_blocks((ROOT / name).read_text())), (name, start)
+
+
+def test_the_readmes_legacy_publisher_makes_a_tagged_root_that_echo_answers(stack: Stack, tmp_path: Path) -> None:
+    blocks = sh_blocks((ROOT / "README.md").read_text())
+    command = next(block for block in blocks if block.startswith("mosquitto_pub"))
+    assert shell(stack, tmp_path)(command).returncode == 0
+    message_id = re.findall(r'"message_id": "([^"]+)"', command)[0]
+    spans = stack.spans_of("messaging.message.id", message_id, count=3, since=0)
+    (root,) = (span for span in spans if not span.parent_id)
+    assert (root.kind, root.attributes["mqtt.missing_context"]) == ("Consumer", True)
+    (answered,) = (span for span in spans if span.kind == "Server")
+    assert answered.attributes["http.response.status_code"] == 200
+
+
+class Example:
+    """A program of docs/examples, run against a stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._viewer = stack.viewer
+        self._environment = stack.environment | {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(stack.settings.otlp_grpc_port)
+        }
+        self._since = time.time_ns()
+
+    def run(self, name: str, *launcher: str) -> str:
+        """Runs it to its end and returns what it prints."""
+        command = [*launcher, sys.executable, str(EXAMPLES / f"{name}.py")]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def spans(self, path: str, count: int = 1) -> list[Span]:
+        """Waits for so many spans to which such a path leads.
+
+        Args:
+            path: A pattern for names and services from the root of the trace on.
+            count: How many.
+        """
+
+        def look() -> list[Span]:
+            ids = self._viewer.trace_ids(self._since, time.time_ns())
+            traces = [self._viewer.trace(trace_id) for trace_id in ids]
+            return [span for trace in traces for span in trace if re.fullmatch(path, path_to(span, trace))]
+
+        return eventually(lambda: found if len(found := look()) >= count else [])
+
+
+def path_to(span: Span, trace: list[Span]) -> str:
+    """The names and services of the spans from the root to this one."""
+    before = "".join(f"{path_to(parent, trace)} > " for parent in trace if parent.span_id == span.parent_id)
+    return f"{before}{span.name} {span.service}"
+
+
+@pytest.fixture
+def example(stack: Stack) -> Example:
+    return Example(stack)
+
+
+TO_ECHO = " > POST consumer > POST /echo echo"
+
+
+def test_the_publisher_of_the_docs_starts_a_trace_that_goes_to_echo(example: Example) -> None:
+    example.run("publisher")
+    path = r"publish (sensors/own-001/reading) publisher > process \1 consumer"
+    (process,) = example.spans(path)
+    assert process.attributes["messaging.message.id"]
+    example.spans(path + TO_ECHO)
+
+
+def test_the_subscriber_of_the_docs_works_inside_the_trace(example: Example) -> None:
+    example.run("subscriber")
+    path = r"publish (\S+) producer > process \1 subscriber > judge temperature subscriber"
+    assert [span.attributes["reading.warm"] for span in example.spans(path, count=3)] == [False] * 3
+
+
+def test_the_worker_of_the_docs_takes_the_trace_to_echo(example: Example) -> None:
+    example.run("worker")
+    example.spans(r"publish (\S+) producer > process \1 worker > POST worker > POST /echo echo", count=3)
+
+
+INSTRUMENT = (str(Path(sys.executable).with_name("opentelemetry-instrument")), "--service_name")
+
+
+@pytest.mark.parametrize("name", ["thermometer", "display"])
+def test_a_program_for_zero_code_knows_nothing_of_tracing(name: str) -> None:
+    assert "opentelemetry" not in (EXAMPLES / f"{name}.py").read_text().lower()
+
+
+def test_a_publisher_without_a_change_starts_a_trace_that_goes_to_echo(example: Example) -> None:
+    example.run("thermometer", *INSTRUMENT, "thermometer")
+    example.spans(r"publish (sensors/plain-001/reading) thermometer > process \1 consumer" + TO_ECHO)
+
+
+def test_a_subscriber_without_a_change_continues_the_trace(example: Example) -> None:
+    topic, _, payload = example.run("display", *INSTRUMENT, "display").partition(" ")
+    assert json.loads(payload)["device_id"] in topic
+    example.spans(f"publish {topic} producer > process {topic} display")
