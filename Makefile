@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STACK := $(BIN)/python -m stack
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor test test-matrix bench lint format lock screenshots
+.PHONY: help up down ps logs verify trace watch doctor new-service test test-matrix bench lint format lock screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
 
 doctor: $(VENV)/ready ## Look for what is usually wrong; says how to mend it
 	@$(STACK) doctor
+
+new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPUT=http or mqtt, TOPIC_FILTER, URL, OUTPUT_TOPIC)
+	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
+		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
 test: $(VENV)/ready ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests
