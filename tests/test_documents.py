@@ -28,7 +28,7 @@ def test_every_make_target_exists(document: Path) -> None:
 
 def test_make_alone_lists_the_commands() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("up", "down", "ps", "logs", "verify", "trace", "watch", "doctor", "test", "lint"):
+    for target in ("up", "down", "ps", "logs", "verify", "trace", "watch", "doctor", "new-service", "test", "lint"):
         assert f"make {target} " in done.stdout
 
 
