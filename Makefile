@@ -9,7 +9,8 @@ COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, stateme
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor test test-matrix bench lint format lock docs screenshots
+.PHONY: help up down ps logs verify trace watch doctor new-service test test-matrix bench lint format lock docs \
+	screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,10 @@ watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
 
 doctor: $(VENV)/ready ## Look for what is usually wrong; says how to mend it
 	@$(STACK) doctor
+
+new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPUT=http or mqtt, TOPIC_FILTER, URL, OUTPUT_TOPIC)
+	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
+		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
 test: $(VENV)/ready ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests

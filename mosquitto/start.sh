@@ -8,29 +8,32 @@ config=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 state=${MOSQUITTO_STATE:?} # generated configuration
 data=${MOSQUITTO_DATA:?}   # what the broker keeps
 
-for password in "$MQTT_PRODUCER_PASSWORD" "$MQTT_CONSUMER_PASSWORD" "$MQTT_OPERATOR_PASSWORD"; do
-    case $password in
-    *:*) echo 'A password of MQTT_*_PASSWORD has a colon, which would cut it off; choose another.' >&2 && exit 2 ;;
-    esac
-done
-
 mkdir -p "$state" "$data"
 
 fill() { # copies $1 to $2 with the values put in
     sed -e "s|@MQTT_PORT@|${MQTT_PORT:-1883}|g" \
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
-        -e "s|@MQTT_PRODUCER_USERNAME@|$MQTT_PRODUCER_USERNAME|g" \
-        -e "s|@MQTT_CONSUMER_USERNAME@|$MQTT_CONSUMER_USERNAME|g" \
-        -e "s|@MQTT_OPERATOR_USERNAME@|$MQTT_OPERATOR_USERNAME|g" \
         -e "s|@USER@|$(id -un)|g" \
         -e "s|@STATE@|$state|g" -e "s|@DATA@|$data|g" "$1" >"$2"
 }
 fill "$config/mosquitto.conf" "$state/mosquitto.conf"
-fill "$config/acl" "$state/acl"
 
-printf '%s:%s\n' "$MQTT_PRODUCER_USERNAME" "$MQTT_PRODUCER_PASSWORD" \
-    "$MQTT_CONSUMER_USERNAME" "$MQTT_CONSUMER_PASSWORD" \
-    "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" >"$state/passwords"
+# The ACL names the users; the environment has the name and the password of each.
+cp "$config/acl" "$state/acl"
+: >"$state/passwords"
+users=$(sed -n 's/^user @\(.*\)_USERNAME@$/\1/p' "$config/acl" | sort -u)
+for user in $users; do
+    eval "username=\${${user}_USERNAME:?} password=\${${user}_PASSWORD:?}"
+    case $username in
+    *[!A-Za-z0-9_.-]*) echo "${user}_USERNAME is '$username'; it must be letters, digits, _ . or -" >&2 && exit 2 ;;
+    esac
+    case $password in
+    *:*) echo "${user}_PASSWORD has a colon, which would cut it off; choose another." >&2 && exit 2 ;;
+    esac
+    sed "s|@${user}_USERNAME@|$username|g" "$state/acl" >"$state/acl.filled"
+    mv "$state/acl.filled" "$state/acl"
+    printf '%s:%s\n' "$username" "$password" >>"$state/passwords"
+done
 mosquitto_passwd -U "$state/passwords"
 
 # Options at the end of the file are of the listener, which then takes nothing but TLS.
@@ -46,5 +49,5 @@ if [ "${MQTT_TLS:-0}" = 1 ]; then
     printf -- '--cafile %s\n' "$MQTT_CERTIFICATES/ca.crt" >>"$state/mosquitto_sub"
 fi
 
-unset MQTT_PRODUCER_PASSWORD MQTT_CONSUMER_PASSWORD MQTT_OPERATOR_PASSWORD
+for user in $users; do unset "${user}_PASSWORD"; done
 exec mosquitto -c "$state/mosquitto.conf"

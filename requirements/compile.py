@@ -8,28 +8,21 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-OWN_PACKAGES = [
-    "mqtt-tracing-certificates",
-    "mqtt-tracing-consumer",
-    "mqtt-tracing-echo",
-    "mqtt-tracing-producer",
-    "mqtt-tracing-scout-local",
-    "mqtt-tracing-service",
-    "mqtt-tracing-stack",
-    "mqtt-tracing-telemetry",
-    "opentelemetry-instrumentation-paho-mqtt",
-]
-SERVICES = ["certificates", "consumer", "echo", "producer", "scout-local"]
+PACKAGES = sorted(path.parent for path in ROOT.glob("*/pyproject.toml"))
+OWN_NAMES = [tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] for folder in PACKAGES]
+# Those that have an image.
+SERVICES = [folder.name for folder in PACKAGES if (folder / "Dockerfile").exists()]
 
 
 def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:
     """Resolves for all platforms and Pythons at once; keeps the versions that ``output`` already names."""
     command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
-    command += ["--no-header", "--no-annotate", *[f"--no-emit-package={name}" for name in OWN_PACKAGES]]
+    command += ["--no-header", "--no-annotate", *[f"--no-emit-package={name}" for name in OWN_NAMES]]
     subprocess.run([*command, *options, *sources, "--output-file", str(output)], cwd=ROOT, check=True)  # noqa: S603 (uv, with our own arguments)
 
 
@@ -45,7 +38,7 @@ def main() -> int:
         for lock in HERE.glob("*.txt"):
             (target / lock.name).write_bytes(lock.read_bytes())
         compile_lock(
-            ["pyproject.toml"],
+            ["pyproject.toml", *(f"{folder.name}/pyproject.toml" for folder in PACKAGES)],
             target / "dev.txt",
             ["--group", "dev", "--all-extras", *(["--upgrade"] if arguments.upgrade else [])],
         )

@@ -15,16 +15,18 @@ import yaml
 
 from harness import Stack
 from stack.docker import INTERNAL_PORTS, engine_answers
+from stack.services import new_services
 from stack.settings import BACKENDS, ROOT, SCOUT_VARIABLES, Settings
 
-FILES = [ROOT / file for file in ("docker-compose.yml", "scout-local/on/compose.yml", "observability/compose.yml")]
+FILES = [ROOT / "docker-compose.yml", ROOT / "scout-local/on/compose.yml", *ROOT.glob("*/compose.yml")]
 SERVICES: dict[str, dict[str, Any]] = {
     name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
 }
 DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("observability/*/Dockerfile")])
 # Ends when its work is done, and runs only with MQTT_TLS=1.
 JOB = "certificates"
-PARTS = {"mosquitto", "collector", "issuer", "gateway", "viewer", "echo", "consumer", "producer"}
+NEW = {service.name for service in new_services()}
+PARTS = {"mosquitto", "collector", "issuer", "gateway", "viewer", "echo", "consumer", "producer", *NEW}
 
 needs_engine = pytest.mark.skipif(not engine_answers(), reason="no Docker engine answers")
 
@@ -32,6 +34,11 @@ needs_engine = pytest.mark.skipif(not engine_answers(), reason="no Docker engine
 def test_there_is_a_container_for_each_part() -> None:
     # Azure Monitor is no container of ours.
     assert set(SERVICES) == {*PARTS, JOB, *BACKENDS} - {"azuremonitor"}
+
+
+def test_each_file_of_a_service_is_included() -> None:
+    included = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["include"]
+    assert {f"{name}/compose.yml" for name in NEW} == set(included[1:]) - {"observability/compose.yml"}
 
 
 def test_a_backend_runs_only_where_it_is_asked_for() -> None:
@@ -101,6 +108,7 @@ def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
         "SCOUT_CLIENT_SECRET": {"collector"},
         "LOCAL_SCOUT_CLIENT_SECRET": {"issuer"},
         "APPLICATIONINSIGHTS_CONNECTION_STRING": {"collector"},
+        **{service.user[1]: {"mosquitto", service.name} for service in new_services()},
     }
 
 

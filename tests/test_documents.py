@@ -86,7 +86,8 @@ def test_every_make_target_exists(document: Path) -> None:
 
 def test_make_alone_lists_the_commands() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("up", "down", "ps", "logs", "verify", "trace", "watch", "doctor", "test", "lint", "docs"):
+    commands = ("up", "down", "ps", "logs", "verify", "trace", "watch", "doctor", "new-service", "test", "lint", "docs")
+    for target in commands:
         assert f"make {target} " in done.stdout
 
 

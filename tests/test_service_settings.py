@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import echo.settings
 import producer.settings
 import scout_local.settings
 from service import load_settings
+from stack.services import new_services
 from stack.settings import Settings as StackSettings
 
 CLASSES = [
@@ -24,6 +26,7 @@ CLASSES = [
     echo.settings.Settings,
     scout_local.settings.Settings,
     StackSettings,
+    *(import_module(f"{service.module}.settings").Settings for service in new_services()),
 ]
 
 

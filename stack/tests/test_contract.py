@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from stack.contract import first_break, is_whole_batch
+from stack.services import Service
 from stack.trace import Span
 from stack.tree import tree
 
@@ -54,6 +55,19 @@ def whole() -> list[Span]:
 def test_a_whole_trace_has_no_break_in_whatever_order_it_comes() -> None:
     assert first_break(whole(), TOPIC, MESSAGE_ID) is None
     assert first_break(whole()[::-1], TOPIC, MESSAGE_ID) is None
+
+
+def test_what_new_services_add_to_a_trace_is_left_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    http = {"http.request.method": "POST", "http.response.status_code": 200}
+    added = [
+        replace(span(5, f"process {TOPIC}", "Consumer", "alerter", {}), parent_id=f"{1:016x}", start=1),
+        span(6, "POST", "Client", "alerter", http),
+        span(7, "POST /echo", "Server", "echo", http),
+    ]
+    assert first_break([*added[::-1], *whole()], TOPIC, MESSAGE_ID)
+    monkeypatch.setattr("stack.contract.new_services", lambda: [Service("alerter", {})])
+    assert first_break([*added[::-1], *whole()], TOPIC, MESSAGE_ID) is None
+    assert first_break([*added, *whole()[:-1]], TOPIC, MESSAGE_ID)
 
 
 HOPS = ["producer → Mosquitto", "Mosquitto → consumer", "consumer → HTTP", "HTTP → echo"]

@@ -85,6 +85,10 @@ def main() -> int:
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
     commands.add_parser("logs").add_argument("part", nargs="?")
     commands.add_parser("trace").add_argument("id", nargs="?")
+    making = commands.add_parser("new-service")
+    making.add_argument("name")
+    for answer in ("output", "topic-filter", "url", "output-topic"):
+        making.add_argument(f"--{answer}")
     arguments = parser.parse_args()
     settings = load_settings(Settings)
     try:
@@ -112,6 +116,12 @@ def main() -> int:
                     watch(settings)
             case "doctor":
                 return doctor(running_runtime(settings), settings)
+            case "new-service":
+                # Copier takes a second to import.
+                from stack.new_service import new_service  # noqa: PLC0415
+
+                answers = {name: getattr(arguments, name) for name in ("output", "topic_filter", "url", "output_topic")}
+                new_service(arguments.name, {name: value for name, value in answers.items() if value})
             case "prepare":
                 build.prepare(settings)
                 if arguments.for_tests:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stack.services import new_services
 from stack.trace import Span, Value, children, roots
 
 _MESSAGE_ATTRIBUTES: Mapping[str, type] = {
@@ -110,6 +111,7 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
     Returns:
         The first hop that is broken, or None if the trace is whole.
     """
+    spans = without_new_services(spans)
     candidates = roots(spans)
     failed: Break | None = None
     for hop in hops(topic, message_id):
@@ -136,6 +138,15 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
         extra = ", ".join(sorted(span.name for span in spans))
         return Break("the whole trace", f"expected {expected} spans and no more, found {len(spans)}: {extra}", "")
     return None
+
+
+def without_new_services(spans: list[Span]) -> list[Span]:
+    """What is left of a trace without the spans of services that ``make new-service`` made, and all below them."""
+    names = {service.name for service in new_services()}
+    added = [span for span in spans if span.service in names]
+    for span in added:
+        added.extend(child for child in children(spans, span) if child not in added)
+    return [span for span in spans if span not in added]
 
 
 def _failed_attempts(spans: list[Span]) -> list[Span]:

@@ -26,6 +26,7 @@ from stack.console import console
 from stack.errors import StackError
 from stack.part import Part
 from stack.parts import ALWAYS_SAMPLED, TELEMETRY_DEFAULTS, local_parts
+from stack.services import new_services
 from stack.settings import ROOT, Settings
 
 START_SECONDS = 60.0
@@ -191,7 +192,7 @@ class LocalRuntime:
         for part in parts:
             description = self._description(part.name)
             description.touch(mode=0o600)
-            environment = {**TELEMETRY_DEFAULTS, **_inherited(), **part.environment}
+            environment = {**TELEMETRY_DEFAULTS, **part.defaults, **_inherited(), **part.environment}
             description.write_text(json.dumps({"command": part.command, "environment": environment}))
             programs += PROGRAM.format(
                 name=part.name,
@@ -291,7 +292,8 @@ stdout_logfile_backups=1
 def _inherited() -> dict[str, str]:
     """What every part gets of this environment and of ``.env``; the stack's own values go only where they belong."""
     given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
-    return {name: value for name, value in given.items() if name.lower() not in Settings.model_fields}
+    own = {*map(str.upper, Settings.model_fields), *(name for service in new_services() for name in service.user)}
+    return {name: value for name, value in given.items() if name.upper() not in own}
 
 
 def _escaped(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
@@ -21,6 +21,8 @@ class Part:
     # Each wave starts when the one before is healthy, so that nobody logs that somebody else is not there yet.
     wave: int
     address: str = ""
+    # What this machine's environment and .env beat.
+    defaults: dict[str, str] = field(default_factory=dict)
 
 
 def answers(url: str) -> Callable[[], bool]:

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from string import Template
 
 from stack.backends import collector_backends, local_backends
 from stack.build import search_path
 from stack.part import Part, answers, beats, local_url
+from stack.services import Service, broker_users, new_services
 from stack.settings import ROOT, Settings
 
 # Milliseconds. The specification waits 5 s with spans and 60 s with metrics; here somebody looks on.
@@ -48,6 +50,7 @@ def _mosquitto(settings: Settings) -> Part:
             "MQTT_CONSUMER_PASSWORD": settings.mqtt_consumer_password.get_secret_value(),
             "MQTT_OPERATOR_USERNAME": settings.mqtt_operator_username,
             "MQTT_OPERATOR_PASSWORD": settings.mqtt_operator_password.get_secret_value(),
+            **broker_users(new_services()),
         },
         healthy=lambda: _broker_delivers(state),
         wave=1,
@@ -121,6 +124,7 @@ def _services(settings: Settings) -> list[Part]:
             address=local_url(settings.echo_port, "/docs"),
         ),
         *(_consumer(settings, common, name) for name in consumer_names(settings.consumers)),
+        *(_new_service(settings, common, service) for service in new_services()),
         Part(
             name="producer",
             command=[sys.executable, "-m", "producer"],
@@ -161,6 +165,23 @@ def _consumer(settings: Settings, common: Mapping[str, str], name: str) -> Part:
         },
         healthy=beats(beat),
         wave=4,
+    )
+
+
+def _new_service(settings: Settings, common: Mapping[str, str], service: Service) -> Part:
+    beat = settings.run_dir / f"{service.name}.healthy"
+    return Part(
+        name=service.name,
+        command=[sys.executable, "-m", service.module],
+        environment={
+            **common,
+            "OTEL_SERVICE_NAME": service.name,
+            **broker_users([service]),
+            "HEALTH_FILE": str(beat),
+        },
+        healthy=beats(beat),
+        wave=4,
+        defaults={name: Template(value).substitute(settings.ports()) for name, value in service.defaults.items()},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import requests
 
 from stack.console import console, errors
-from stack.contract import Break, first_break, is_whole_batch
+from stack.contract import Break, first_break, is_whole_batch, without_new_services
 from stack.errors import StackError
 from stack.part import local_url
 from stack.parts import scout_values
@@ -149,6 +149,7 @@ def in_viewer(runtime: Runtime, settings: Settings, reading: Reading) -> int:
 
 def batch_of(viewer: Viewer, spans: list[Span], reading: Reading) -> list[Span]:
     """The trace of the batch that the reading was processed in, if it was: it is linked to the publish span."""
+    spans = without_new_services(spans)
     if [span.kind for span in spans] != ["Producer"]:
         return []
     for trace_id in viewer.linking_trace_ids(reading.trace_id, reading.published, time.time_ns()):

@@ -1,0 +1,229 @@
+"""What ``make new-service`` and ``copier copy`` make works, and is traced, from the first run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import copier
+import pytest
+from copier.errors import DirtyLocalWarning
+
+from harness import Stack, eventually
+from stack.part import local_url
+from stack.settings import ROOT
+from stack.trace import children, roots
+
+BIN = Path(sys.executable).parent
+TRACED = "test_what_it_does_with_a_reading_is_part_of_the_readings_trace"
+
+
+def clean(**more: str) -> dict[str, str]:
+    """This environment without coverage, which a project of its own is not measured with."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
+    return {**environment, "PATH": f"{BIN}{os.pathsep}{environment['PATH']}", **more}
+
+
+def installed(folder: Path, *projects: Path) -> Path:
+    """Makes packages importable that are not in the virtual environment; without a network."""
+    command = [f"{BIN}/uv", "pip", "install", "--quiet", "--offline", "--python", sys.executable, "--no-deps"]
+    options = ["--no-build-isolation", "--target", str(folder)]
+    subprocess.run([*command, *options, *map(str, projects)], env=clean(), check=True, timeout=60)
+    return folder
+
+
+@dataclass
+class Workspace:
+    """A copy of this workspace, with the virtual environment of the original."""
+
+    folder: Path
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command there; the copy's packages come first."""
+        paths = [*self.folder.glob("*/src"), self.folder / "installed"]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=clean(PYTHONPATH=os.pathsep.join(map(str, paths)), **variables),
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+
+    def new_service(self, *answers: str) -> subprocess.CompletedProcess[str]:
+        """What a user types; the virtual environment counts as ready, so that it does not come to point here."""
+        return self.run("make", "--old-file", ".venv/ready", "new-service", *answers)
+
+    def state(self) -> dict[str, bytes]:
+        """Each file and what is in it."""
+        files = [path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A copy with a service of either kind."""
+    folder = tmp_path_factory.mktemp("workspace")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.rstrip("\0").split("\0"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(BIN.parent)
+    workspace = Workspace(folder)
+    for answers in (("NAME=alerter", "OUTPUT=mqtt"), ("NAME=web-alerter",)):
+        done = workspace.new_service(*answers)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Next: make down up" in done.stdout
+    installed(folder / "installed", folder / "alerter", folder / "web-alerter")
+    yield workspace
+    shutil.rmtree(folder)
+
+
+def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(workspace: Workspace) -> None:
+    of_workspace = ["new_services", "service_settings", "docker"]
+    files = ["alerter/tests", "web-alerter/tests", *(f"tests/test_{name}.py" for name in of_workspace)]
+    # Images are built elsewhere: here no engine answers.
+    done = workspace.run(f"{BIN}/pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere")
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = [line.split()[0] for line in done.stdout.splitlines() if " PASSED " in line]
+    assert len([test for test in passed if test.startswith("alerter/tests/test_alerter.py::")]) == 5
+    assert len([test for test in passed if test.startswith("web-alerter/tests/test_web_alerter.py::")]) == 5
+    for name in ("alerter", "web-alerter"):
+        assert f"tests/test_new_services.py::{TRACED}[{name}]" in passed
+        assert f"tests/test_docker.py::test_a_container_can_do_no_more_than_it_needs[{name}]" in passed
+    assert any("web_alerter.settings-WEB_ALERTER_URL=nonsense" in test for test in passed)
+
+
+def test_what_is_made_is_lint_clean(workspace: Workspace) -> None:
+    types = ["pyright", "--pythonpath", sys.executable]
+    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], types):
+        done = workspace.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    locks = workspace.folder / "requirements"
+    assert "paho-mqtt==" in (locks / "alerter.txt").read_text()
+    assert "opentelemetry-instrumentation-requests==" in (locks / "web-alerter.txt").read_text()
+    assert "opentelemetry-instrumentation-requests==" not in (locks / "alerter.txt").read_text()
+
+
+TAKEN = "which is taken"
+WRONG: list[tuple[str, dict[str, str], str]] = [
+    ("", {}, "NAME is not set; it is the name of the service, as in make new-service NAME=alerter"),
+    ("consumer-3", {}, f"NAME is 'consumer-3', {TAKEN}: a consumer has this name; choose another"),
+    ("json", {}, f"NAME is 'json', {TAKEN}: Python has a module of this name; choose another"),
+    ("faults", {}, f"NAME is 'faults', {TAKEN}: a file of the tests has this name; choose another"),
+    (
+        "issuer",
+        {},
+        f"NAME is 'issuer', {TAKEN}: the stack has variables that begin with ISSUER_ or MQTT_ISSUER_; choose another",
+    ),
+    (
+        "Alerter",
+        {},
+        "NAME is 'Alerter'; it must be 2 to 24 lower-case letters and digits, with single hyphens between, "
+        "and begin with a letter",
+    ),
+    ("class", {}, "NAME is 'class'; Python has another use for this name; choose another"),
+    ("relay", {"output": "smtp"}, "OUTPUT is 'smtp'; 'smtp' is not in ['http', 'mqtt']"),
+    ("relay", {"url": "echo"}, "URL is 'echo'; it must be a URL, such as http://127.0.0.1:8080/echo"),
+    (
+        "relay",
+        {"topic_filter": "a#"},
+        "TOPIC_FILTER is 'a#'; it must be an MQTT topic filter of letters, digits, _ . and -, such as "
+        "sensors/+/reading",
+    ),
+    ("relay", {"output_topic": "a"}, "OUTPUT_TOPIC is 'a', but OUTPUT is not mqtt; give one or the other"),
+    (
+        "relay",
+        {"output": "mqtt", "topic_filter": "#"},
+        "OUTPUT_TOPIC is 'relay/reading', which TOPIC_FILTER '#' takes in again, without end; choose another",
+    ),
+]
+# All in one process of the copy: each would take seconds to start.
+TRY_ALL = """
+import json, sys
+from stack.errors import StackError
+from stack.new_service import new_service
+for name, answers, _ in json.loads(sys.argv[1]):
+    try:
+        new_service(name, answers)
+        print("made")
+    except StackError as error:
+        print(error)
+"""
+
+
+def test_a_wrong_answer_is_one_clear_line_and_changes_nothing(workspace: Workspace) -> None:
+    before = workspace.state()
+    done = workspace.run(sys.executable, "-c", TRY_ALL, json.dumps(WRONG))
+    assert done.stdout.splitlines() == [line for _, _, line in WRONG], done.stderr
+    done = workspace.new_service("NAME=alerter")
+    assert done.returncode != 0
+    taken = "NAME is 'alerter', which is taken: there is alerter/ already; choose another"
+    assert [line for line in done.stderr.splitlines() if not line.startswith("make")] == [f"error: {taken}"]
+    assert workspace.state() == before
+
+
+@pytest.fixture(scope="module", params=["http", "mqtt"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own, as ``copier copy`` makes it."""
+    folder = tmp_path_factory.mktemp("projects") / "relay"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DirtyLocalWarning)
+        answers = {"name": "relay", "output": request.param}
+        copier.run_copy(str(ROOT), folder, answers, vcs_ref="HEAD", defaults=True, quiet=True)
+    installed(folder / "installed", folder)
+    return folder
+
+
+def test_a_project_of_its_own_is_whole(project: Path) -> None:
+    environment = clean(PYTHONPATH=str(project / "installed"))
+    for command in (["ruff", "format", "--check", "src", "tests"], ["ruff", "check", "src", "tests"], ["pytest", "-q"]):
+        done = subprocess.run(
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+    for file in [*project.glob("src/**/*.py"), *project.glob("*.toml"), *project.glob("Dockerfile")]:
+        text = file.read_text()
+        assert "mqtt-tracing" not in text, file
+        assert "from service" not in text, file
+        assert "from telemetry" not in text, file
+
+
+def test_a_project_of_its_own_is_part_of_a_readings_trace(project: Path, stack: Stack, tmp_path: Path) -> None:
+    healthy = tmp_path / "healthy"
+    settings = stack.settings
+    environment = clean(
+        PYTHONPATH=str(project / "installed"),
+        MQTT_PORT=str(settings.mqtt_port),
+        # The broker knows no user of another project; this one may read, and write to the dead letters.
+        MQTT_RELAY_USERNAME=settings.mqtt_consumer_username,
+        MQTT_RELAY_PASSWORD=settings.mqtt_consumer_password.get_secret_value(),
+        RELAY_URL=local_url(settings.echo_port, "/echo"),
+        RELAY_OUTPUT_TOPIC="dead-letter/sensors/relay/reading",
+        HEALTH_FILE=str(healthy),
+        OTEL_EXPORTER_OTLP_ENDPOINT=local_url(settings.otlp_grpc_port),
+        OTEL_BSP_SCHEDULE_DELAY="100",
+    )
+    with subprocess.Popen([sys.executable, "-m", "relay"], env=environment) as process:
+        try:
+            eventually(healthy.exists)
+            published = stack.runtime.run_once(20)
+            trace_id = json.loads(published.stdout)["trace_id"]
+
+            def sent() -> list[str]:
+                spans = stack.viewer.trace(trace_id)
+                below = [span for span in children(spans, roots(spans)[0]) if span.service == "relay"] if spans else []
+                return [span.kind for process_span in below for span in children(spans, process_span)]
+
+            assert eventually(sent) in (["Client"], ["Producer"])
+        finally:
+            process.terminate()
+    assert process.returncode == 0
