@@ -102,10 +102,14 @@ def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(works
 
 
 def test_what_is_made_is_lint_clean(workspace: Workspace) -> None:
-    types = ["pyright", "--pythonpath", sys.executable]
-    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], types):
+    # In the workspace itself the virtual environment leads to their sources.
+    paths = ["tests", "alerter/src", "web-alerter/src"]
+    types = {"include": ["alerter", "web-alerter"], "extraPaths": paths, "venvPath": ".", "venv": ".venv"}
+    (workspace.folder / "pyrightconfig.json").write_text(json.dumps(types))
+    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["pyright", "--stats"]):
         done = workspace.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
+    assert "Found 8 source files" in done.stdout
     locks = workspace.folder / "requirements"
     assert "paho-mqtt==" in (locks / "alerter.txt").read_text()
     assert "opentelemetry-instrumentation-requests==" in (locks / "web-alerter.txt").read_text()
@@ -190,6 +194,9 @@ def test_a_project_of_its_own_is_whole(project: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
+    (project / ".venv").symlink_to(BIN.parent)
+    done = subprocess.run(["pyright"], cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
     for file in [*project.glob("src/**/*.py"), *project.glob("*.toml"), *project.glob("Dockerfile")]:
         text = file.read_text()
         assert "mqtt-tracing" not in text, file

@@ -5,6 +5,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 KEEPALIVE_SECONDS = 20
 
 
-def _send_at_once(client: mqtt.Client, userdata: object, connection: socket.socket) -> None:
+def _send_at_once(client: mqtt.Client, userdata: object, connection: Any) -> None:
     """Turns off Nagle's algorithm, which can hold a packet back for 40 ms; the publish span would show it."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
