@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import socketserver
@@ -405,6 +406,33 @@ def test_the_broker_is_away_for_10_seconds(new_stack: Callable[..., Stack]) -> N
     print(f"sent {sent}, processed {len(ledger.processed())}, twice {sum(n > 1 for n in ledger.processed().values())}")
     assert len(ledger.processed()) == sent
     assert stack.runtime.log_text("producer").count("dropping readings") == 0
+    stack.runtime.down()
+
+
+def test_the_broker_is_absent_at_the_start_and_knows_nobody_when_it_comes(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    for part in ("producer", "consumer", "mosquitto"):
+        stack.stop_part(part)
+    shutil.rmtree(stack.settings.run_dir / "mosquitto" / "data")
+    before, sent_before = Ledger(stack).processed(), producers_sent(stack)
+    stack.start_part("producer")
+    eventually(lambda: "cannot connect" in stack.runtime.log_text("producer"))
+    stack.start_part("mosquitto")
+    # The producer is there first, and the broker has no session of a consumer: it throws away what comes.
+    eventually(lambda: "nobody is subscribed" in stack.runtime.log_text("producer"))
+    stack.start_part("consumer")
+    eventually(lambda: len(Ledger(stack).processed() - before) > 300)
+    stack.stop_part("producer")
+    sent = producers_sent(stack) - sent_before
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed() - before) >= sent)
+    processed = ledger.processed() - before
+    twice = sum(count > 1 for count in processed.values())
+    print(f"sent {sent}, processed {len(processed)}, twice {twice}, dead-lettered {len(ledger.dead_lettered())}")
+    assert len(processed) == sent
+    assert set(processed.values()) == {1}
+    assert not ledger.dead_lettered()
     stack.runtime.down()
 
 

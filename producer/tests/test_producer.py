@@ -63,8 +63,12 @@ class FakeClient:
     on_publish: Any = None
     rc = MQTT_ERR_SUCCESS
 
+    def __init__(self) -> None:
+        self.published: list[tuple[str, str]] = []
+
     def publish(self, topic: str, payload: str, qos: int) -> Any:
-        return SimpleNamespace(rc=self.rc)
+        self.published.append((topic, payload))
+        return SimpleNamespace(rc=self.rc, mid=len(self.published))
 
 
 def test_the_outbox_waits_for_every_acknowledgement() -> None:
@@ -91,7 +95,7 @@ def test_an_acknowledgement_before_publish_returns_is_counted() -> None:
 
     def publish(*_: object, **__: object) -> SimpleNamespace:
         client.on_publish(client, None, 1, ACCEPTED)
-        return SimpleNamespace(rc=0)
+        return SimpleNamespace(rc=0, mid=1)
 
     client.publish = publish
     outbox = Outbox(client, 10)
@@ -99,11 +103,30 @@ def test_an_acknowledgement_before_publish_returns_is_counted() -> None:
     assert outbox.wait_empty(0.01)
 
 
-def test_a_reading_that_nobody_is_subscribed_to_is_said(caplog: pytest.LogCaptureFixture) -> None:
+NOBODY = SimpleNamespace(is_failure=False, value=0x10)
+
+
+def test_a_reading_that_nobody_is_subscribed_to_is_sent_again(caplog: pytest.LogCaptureFixture) -> None:
     client: Any = FakeClient()
-    Outbox(client, 10)
-    client.on_publish(client, None, 1, SimpleNamespace(is_failure=False, value=0x10), None)
-    assert "nobody is subscribed to it" in caplog.text
+    outbox = Outbox(client, 10)
+    outbox.publish("t", "1")
+    client.on_publish(client, None, 1, NOBODY, None)
+    assert "nobody is subscribed" in caplog.text
+    assert outbox.waiting == 1
+    outbox.send_again()
+    assert client.published == [("t", "1"), ("t", "1")]
+    client.on_publish(client, None, 2, ACCEPTED, None)
+    assert (outbox.waiting, outbox.published, outbox.dropped) == (0, 1, 0)
+
+
+def test_readings_that_nobody_is_subscribed_to_fill_the_buffer_and_no_more() -> None:
+    client: Any = FakeClient()
+    outbox = Outbox(client, 3)
+    for number in range(1, 4):
+        outbox.publish("t", str(number))
+        client.on_publish(client, None, number, NOBODY, None)
+    outbox.publish("t", "4")
+    assert (outbox.waiting, outbox.published, outbox.dropped) == (3, 3, 1)
 
 
 @pytest.mark.parametrize(

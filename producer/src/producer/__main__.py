@@ -81,6 +81,7 @@ def run_fleet(client: mqtt.Client, outbox: Outbox, settings: Settings, stop: Sto
     while not stop.wait(min(1.0, max(0.0, due - time.monotonic()))):
         if client.is_connected() and outbox.stalled_seconds < STALL_SECONDS:
             settings.health_file.touch()
+        outbox.send_again()
         if time.monotonic() < due:
             continue
         sensor = sensors[turn % len(sensors)]
