@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import Stack, eventually
-from test_delivery import PROCESSED, Publisher
+from test_delivery import PROCESSED, Ledger, Publisher, producers_sent
 
 CONSUMERS = ("consumer", "consumer-2", "consumer-3")
 
@@ -97,6 +97,31 @@ def test_one_that_leaves_and_is_told_to_stop_loses_nothing(
     publisher.ledger.settle()
     assert shares(publisher)[2] == 100
     assert publisher.ledger.twice() == 0
+
+
+def test_the_broker_is_started_again_under_two_consumers(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(CONSUMERS="2", DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    ledger = Ledger(stack, CONSUMERS[:2])
+    eventually(lambda: len(ledger.processed()) > 50)
+    stack.stop_part("mosquitto")
+    for name in CONSUMERS[:2]:
+        stack.stop_part(name)
+    stack.start_part("mosquitto")
+    # Mosquitto has their sessions, but not their shared subscriptions.
+    eventually(lambda: "nobody is subscribed" in stack.runtime.log_text("producer"), 60)
+    for name in CONSUMERS[:2]:
+        stack.start_part(name)
+    before = len(ledger.processed())
+    eventually(lambda: len(ledger.processed()) > before + 200)
+    stack.stop_part("producer")
+    sent = producers_sent(stack)
+    eventually(lambda: len(ledger.processed()) >= sent)
+    twice = sum(count > 1 for count in ledger.processed().values())
+    print(f"sent {sent}, processed {len(ledger.processed())}, twice {twice}")
+    assert len(ledger.processed()) == sent
+    assert not ledger.dead_lettered()
+    stack.runtime.down()
 
 
 def with_one(stack: Stack) -> Stack:
