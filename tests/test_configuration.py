@@ -1,7 +1,12 @@
 """The configuration files say what they should, by the word of the programs that read them."""
 
+import json
 import os
+import shutil
 import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,3 +85,24 @@ def test_every_setting_is_documented_with_its_default() -> None:
             shown = ",".join(shown)
         if shown is not None and name != "run_dir":
             assert documented[name.upper()] == str(shown)
+
+
+def test_pyright_checks_every_python_file_and_the_library_strictly(tmp_path: Path) -> None:
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    files = {Path(name) for name in names}
+    library = {file for file in files if file.is_relative_to("opentelemetry-instrumentation-paho-mqtt/src")}
+    assert library
+    # Each file stands for the one of its name, with an error and with one that only strict mode reports.
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text('number: int = "text"\n\n\ndef same(value):\n    return value\n')
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    command = [sys.executable, "-m", "pyright", "--outputjson"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    reported: defaultdict[str, set[Path]] = defaultdict(set)
+    for diagnostic in json.loads(done.stdout)["generalDiagnostics"]:
+        reported[diagnostic["rule"]].add(Path(diagnostic["file"]).relative_to(tmp_path))
+    assert reported["reportAssignmentType"] == files
+    assert reported["reportMissingParameterType"] == library

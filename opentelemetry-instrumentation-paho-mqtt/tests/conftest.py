@@ -14,6 +14,7 @@ import pytest
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import Span, SpanKind
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 TIMEOUT_SECONDS = 20.0
 
@@ -158,10 +159,10 @@ def running_client(
     broker: Broker,
     *subscriptions: str,
     client_class: type[mqtt.Client] = mqtt.Client,
-    protocol: mqtt.MQTTProtocolVersion = mqtt.MQTTv5,
+    protocol: MQTTProtocolVersion = mqtt.MQTTv5,
     on_message: Callable[..., None] | None = None,
     port: int | None = None,
-    callback_api: mqtt.CallbackAPIVersion = mqtt.CallbackAPIVersion.VERSION2,
+    callback_api: CallbackAPIVersion = CallbackAPIVersion.VERSION2,
     connect_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Generator[mqtt.Client, None, None]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions, payload_size
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
+from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
 
@@ -63,7 +64,7 @@ def test_what_holds_for_several_topics_has_no_template():
 @pytest.mark.usefixtures("instrumented")
 def test_a_unix_socket_has_no_port(spans, topic):
     try:
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, transport="unix")
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, transport="unix")
     except ValueError:
         pytest.skip("paho-mqtt 2.1 introduced it")
     client.connect_async("/run/mosquitto.sock")

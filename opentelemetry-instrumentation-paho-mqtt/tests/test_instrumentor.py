@@ -16,6 +16,7 @@ from opentelemetry.instrumentation import paho_mqtt
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor, process_span
 from opentelemetry.trace import SpanKind
 from paho.mqtt import publish, subscribe
+from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
 WRAPPED = tuple(paho_mqtt._WRAPPERS)
@@ -27,7 +28,22 @@ def wrapped_methods() -> list[str]:
 
 
 def client(**options: Any) -> mqtt.Client:
-    return mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5, **options)
+    return mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5, **options)
+
+
+def client_of_its_own_messages(topic: str, qos: int) -> mqtt.Client:
+    """A client that subscribes once it is connected, and publishes once it is subscribed."""
+
+    def on_connect(client: mqtt.Client, *_: Any) -> None:
+        client.subscribe(topic, 1)
+
+    def on_subscribe(client: mqtt.Client, *_: Any) -> None:
+        client.publish(topic, "x", qos)
+
+    one = client()
+    one.on_connect = on_connect
+    one.on_subscribe = on_subscribe
+    return one
 
 
 def test_what_it_instruments():
@@ -111,7 +127,7 @@ def test_a_client_made_before_and_callbacks_set_before(broker, connect: Connect,
 
 @pytest.mark.usefixtures("instrumented")
 @pytest.mark.filterwarnings("ignore:Callback API version 1")
-@pytest.mark.parametrize("callback_api", list(mqtt.CallbackAPIVersion))
+@pytest.mark.parametrize("callback_api", list(CallbackAPIVersion))
 @pytest.mark.parametrize("protocol", [mqtt.MQTTv311, mqtt.MQTTv5])
 def test_both_callback_apis(connect: Connect, spans, topic, inbox, callback_api, protocol):
     client = connect(topic, on_message=inbox, callback_api=callback_api, protocol=protocol)
@@ -152,10 +168,8 @@ def test_the_decorator(connect: Connect, spans, topic):
 
 @pytest.mark.usefixtures("instrumented")
 def test_a_hand_driven_loop(broker, spans, topic, inbox):
-    one = client()
+    one = client_of_its_own_messages(topic, qos=1)
     one.on_message = inbox
-    one.on_connect = lambda client, *_: client.subscribe(topic, 1)
-    one.on_subscribe = lambda client, *_: client.publish(topic, "x", qos=1)
     one.connect("127.0.0.1", broker.port)
     while not (inbox.messages and spans.of_kind(SpanKind.PRODUCER)):
         assert one.loop(10) == mqtt.MQTT_ERR_SUCCESS
@@ -165,10 +179,11 @@ def test_a_hand_driven_loop(broker, spans, topic, inbox):
 
 @pytest.mark.usefixtures("instrumented")
 def test_loop_forever(broker, spans, topic):
-    one = client()
-    one.on_connect = lambda client, *_: client.subscribe(topic, 1)
-    one.on_subscribe = lambda client, *_: client.publish(topic, "x", qos=0)
-    one.on_message = lambda client, *_: client.disconnect()
+    def on_message(client: mqtt.Client, *_: Any) -> None:
+        client.disconnect()
+
+    one = client_of_its_own_messages(topic, qos=0)
+    one.on_message = on_message
     one.connect("127.0.0.1", broker.port)
     one.loop_forever()
     assert spans.processed(1)[0].parent.span_id == spans.published(1)[0].context.span_id

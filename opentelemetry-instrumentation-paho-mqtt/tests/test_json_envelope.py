@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry import baggage, context
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor, json_envelope, message_links
+from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -154,5 +155,5 @@ def test_an_unusable_context_in_the_payload(instrument, spans, payload, reason):
     instrument(json_envelope=["#"])
     message = mqtt.MQTTMessage(topic=b"topic")
     message.payload = payload.encode()
-    mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)._handle_on_message(message)
+    mqtt.Client(CallbackAPIVersion.VERSION2)._handle_on_message(message)
     assert spans.processed()[0].attributes["mqtt.missing_context_reason"] == reason

@@ -8,6 +8,7 @@ import pytest
 from opentelemetry.instrumentation.paho_mqtt import process_span
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -98,7 +99,7 @@ def test_failures_are_counted_by_their_type(connect: Connect, broker, meters, sp
 
 
 def test_a_message_that_waits_is_not_counted_yet(meters, topic):
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.publish(topic, qos=1)
     assert meters.read() == {}
     client.disconnect()
@@ -108,7 +109,7 @@ def test_a_message_that_waits_is_not_counted_yet(meters, topic):
 def test_a_message_handed_over_is_counted_once(instrument, topic):
     meters = Meters()
     instrument(meter_provider=meters.provider, process_spans=False)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
     received: list[mqtt.MQTTMessage] = []
     client.on_message = lambda client, userdata, message: received.append(message)
     client._handle_on_message(mqtt.MQTTMessage(topic=topic.encode()))

@@ -12,6 +12,7 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.paho_mqtt import user_properties_to_context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind, StatusCode
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -28,12 +29,13 @@ def publish_properties(**values: Any) -> Properties:
 
 
 def offline_client() -> mqtt.Client:
-    return mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    return mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
 
 
 def span_context_in(message: mqtt.MQTTMessage) -> trace.SpanContext:
     assert message.properties is not None
-    return trace.get_current_span(user_properties_to_context(message.properties.UserProperty)).get_span_context()
+    carried = user_properties_to_context(vars(message.properties)["UserProperty"])
+    return trace.get_current_span(carried).get_span_context()
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -116,7 +118,7 @@ def test_an_acknowledgement_before_publish_returns(connect: Connect, spans, topi
 
 
 @pytest.mark.usefixtures("instrumented")
-@pytest.mark.parametrize("callback_api", list(mqtt.CallbackAPIVersion))
+@pytest.mark.parametrize("callback_api", list(CallbackAPIVersion))
 def test_on_publish_is_called_after_the_span_ended(connect: Connect, spans, topic, callback_api):
     client = connect(callback_api=callback_api)
     ended: list[int] = []
@@ -198,7 +200,7 @@ def test_what_the_caller_does_to_its_properties_later_does_not_reach_a_queued_me
     client = offline_client()
     properties = publish_properties(UserProperty=[("a", "1")])
     client.publish(topic, qos=1, properties=properties)
-    properties.UserProperty.clear()
+    vars(properties)["UserProperty"].clear()
     connect(topic, on_message=inbox)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
@@ -279,6 +281,7 @@ def test_properties_are_packed_as_paho_packs_them(own, others):
     client = offline_client()
     client.publish("topic", qos=1, properties=publish_properties(UserProperty=own, **others))
     (message,) = client._out_messages.values()
+    assert message.properties is not None
     properties = message.properties
     assert type(properties).pack is not Properties.pack
     assert packed(type(properties).pack) == packed(Properties.pack)
@@ -312,10 +315,10 @@ def test_any_message_is_published_as_without_instrumentation(spans, payload, own
 
     client = offline_client()
     started = spans.started
-    expected = outcome(mqtt.Client.publish.__wrapped__, offline_client())  # pyright: ignore[reportFunctionMemberAccess] (wrapt's)
+    expected = outcome(mqtt.Client.publish.__wrapped__, offline_client())  # pyright: ignore[reportFunctionMemberAccess] (wraps')
     assert outcome(mqtt.Client.publish, client) == expected
     for message in client._out_messages.values():
-        assert message.properties.UserProperty[: len(own)] == own
+        assert vars(message.properties)["UserProperty"][: len(own)] == own
     sizes = [len(message.payload) for message in client._out_messages.values()]
     client.disconnect()
     assert len(spans.ended) == spans.started == started + 1

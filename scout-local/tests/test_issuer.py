@@ -31,8 +31,8 @@ def issuer(settings: Settings) -> TestClient:
 GRANT = {"grant_type": "client_credentials", "audience": "b14collector"}
 
 
-def ask(issuer: TestClient, auth: tuple[str, str] | None = ("collector", "secret"), **form: str) -> httpx2.Response:
-    return issuer.post("/oauth2/token", data={**GRANT, **form}, auth=auth)
+def ask(issuer: TestClient, auth: tuple[str, str] | None = ("collector", "secret"), /, **form: str) -> httpx2.Response:
+    return issuer.post("/oauth2/token", data={**GRANT, **form}, auth=auth)  # pyright: ignore[reportArgumentType] (Starlette passes None on; its type lacks it)
 
 
 def test_a_token_is_signed_by_the_published_key(issuer: TestClient) -> None:
@@ -50,12 +50,12 @@ def test_a_token_is_signed_by_the_published_key(issuer: TestClient) -> None:
 
 
 def test_the_credentials_may_come_in_the_form(issuer: TestClient) -> None:
-    assert ask(issuer, auth=None, client_id="collector", client_secret="secret").status_code == 200
+    assert ask(issuer, None, client_id="collector", client_secret="secret").status_code == 200
 
 
 @pytest.mark.parametrize("auth", [("collector", "wrong"), ("other", "secret"), ("", ""), None, ("ü", "ü")])
 def test_wrong_credentials_are_refused(issuer: TestClient, auth: tuple[str, str] | None) -> None:
-    answer = ask(issuer, auth=auth)
+    answer = ask(issuer, auth)
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
     assert "WWW-Authenticate" in answer.headers
 

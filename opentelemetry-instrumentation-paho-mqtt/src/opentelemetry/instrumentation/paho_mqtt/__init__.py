@@ -71,10 +71,10 @@ import threading
 from collections.abc import Collection
 from typing import Any, Unpack
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # pyright: ignore[reportMissingTypeStubs]
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.paho_mqtt import processing, publishing
 from opentelemetry.instrumentation.paho_mqtt.binary_format import bytes_to_span_context, span_context_to_bytes
-from opentelemetry.instrumentation.paho_mqtt.package import _instruments
+from opentelemetry.instrumentation.paho_mqtt.package import _instruments  # pyright: ignore[reportPrivateUsage] (the name by convention)
 from opentelemetry.instrumentation.paho_mqtt.processing import Message, message_links, process_batch, process_span
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     context_to_user_properties,

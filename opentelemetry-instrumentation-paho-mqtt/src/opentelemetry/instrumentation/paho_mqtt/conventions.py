@@ -17,7 +17,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import (
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
     MESSAGING_CLIENT_ID,
     MESSAGING_DESTINATION_NAME,
     MESSAGING_DESTINATION_TEMPLATE,
@@ -69,8 +69,8 @@ class Conventions:
         """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of the two above."""
         if client is None:
             return _operation(self, name, topic, "", None, b"")
-        port = None if client._transport == "unix" else client._port
-        return _operation(self, name, topic, client._host, port, client._client_id)
+        port = None if client._transport == "unix" else client._port  # pyright: ignore[reportPrivateUsage] (a property costs a call)
+        return _operation(self, name, topic, client._host, port, client._client_id)  # pyright: ignore[reportPrivateUsage] (likewise; the client id has none)
 
 
 def payload_size(payload: Any) -> int:

@@ -45,7 +45,7 @@ def read(payload: object) -> UserProperties:
     Returns:
         Name and value pairs in the form of user properties, equal names included.
     """
-    return [(name, value) for name, value in _members(payload) or [] if name in FIELDS and isinstance(value, str)]
+    return [(name, value) for name, value in _members(payload) or () if name in FIELDS and isinstance(value, str)]
 
 
 def write(payload: Any, fields: UserProperties) -> Any:

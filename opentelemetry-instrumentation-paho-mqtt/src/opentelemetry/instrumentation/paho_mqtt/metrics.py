@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
-from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
+from opentelemetry.semconv._incubating.metrics.messaging_metrics import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
     MESSAGING_CLIENT_CONSUMED_MESSAGES,
     MESSAGING_CLIENT_OPERATION_DURATION,
     MESSAGING_CLIENT_SENT_MESSAGES,

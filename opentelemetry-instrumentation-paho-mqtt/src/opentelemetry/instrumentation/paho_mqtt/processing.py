@@ -27,7 +27,7 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -132,7 +132,7 @@ def _topic(message: Message) -> str:
     try:
         return str(message.topic)
     except UnicodeDecodeError:
-        return cast(MQTTMessage, message)._topic.decode("utf-8", "replace")
+        return cast(MQTTMessage, message)._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (the bytes have no public name)
 
 
 def _operation(telemetry: Telemetry, client: Client | None, topic: str) -> Operation:
@@ -294,7 +294,7 @@ def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) 
 
     Its log call is the only place where they can be seen; it is watched for as long as the handlers run.
     """
-    log = client._easy_log
+    log = client._easy_log  # pyright: ignore[reportPrivateUsage] (there is no other place, as said above)
     network_thread = threading.get_ident()
 
     def watch(level: Any, message: str, *args: Any) -> None:

@@ -6,6 +6,9 @@ needs no table of its own, is there before the first byte is sent, covers reconn
 when a message id is used again.
 """
 
+# What is wrapped here, and what it works on, are internals of paho.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -29,14 +32,14 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     user_properties_to_context,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled  # pyright: ignore[reportUnknownVariableType]
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF
+from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF  # pyright: ignore[reportUnknownVariableType] (no types)
 from paho.mqtt.reasoncodes import ReasonCode
 
 _template = Properties(PacketTypes.PUBLISH)
@@ -105,10 +108,10 @@ class _PublishProperties(Properties):
         """The bytes of the properties (MQTT 5.0, 2.2.2): what paho makes of them, without its search for others."""
         values = vars(self)
         if not values.keys() <= _FEW:
-            return super().pack()
+            return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
         user_properties: list[tuple[str, str]] = values.get("UserProperty", [])
         packed = b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
-        return VariableByteIntegers.encode(len(packed)) + packed
+        return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (nor here)
 
     @never_raises
     def fail(self, error: BaseException) -> None:
@@ -136,7 +139,7 @@ def _plain(values: dict[str, Any]) -> Properties:
 def _copy(value: Any) -> Any:
     """Copies the value of a property: numbers, strings and bytes stay, lists and byte arrays do not."""
     if isinstance(value, list):
-        return [_copy(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_copy(item) for item in value]  # pyright: ignore[reportUnknownVariableType] (a list of anything)
     return bytes(value) if isinstance(value, bytearray) else value
 
 
@@ -247,7 +250,7 @@ def wrap_handle_pubrec(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     def handle_pubrec(client: Client) -> Any:
-        packet: bytes = client._in_packet["packet"]
+        packet: bytearray = client._in_packet["packet"]
         if client._protocol == MQTTv5 and len(packet) > 2 and packet[2] >= _FIRST_FAILURE:
             own = _properties_of(client._out_messages.get(int.from_bytes(packet[:2])))
             if own is not None:

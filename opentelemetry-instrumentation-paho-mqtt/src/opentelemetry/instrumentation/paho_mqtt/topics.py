@@ -31,5 +31,5 @@ class TopicFilters:
         """The first filter that matches the topic, or None."""
         if self._empty:
             return None
-        matches: list[tuple[int, str]] = list(self._matcher.iter_match(topic))
+        matches: list[tuple[int, str]] = list(self._matcher.iter_match(topic))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] (paho has no types here)
         return min(matches)[1] if matches else None
