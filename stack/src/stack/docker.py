@@ -7,7 +7,7 @@ import time
 
 from stack.console import console
 from stack.errors import StackError
-from stack.local import port_is_free
+from stack.local import check_ports
 from stack.parts import ALWAYS_SAMPLED
 from stack.settings import ROOT, Settings
 
@@ -41,7 +41,8 @@ class DockerRuntime:
         if not engine_answers():
             raise StackError("no Docker engine with Compose answers; start it, or use RUNTIME=local")
         if not self.running():
-            self._check_ports()
+            ports = self._settings.ports().items()
+            check_ports({name: port for name, port in ports if name not in INTERNAL_PORTS})
         started = time.monotonic()
         if self._compose("up", "--detach", "--build", "--wait").returncode != 0:
             raise StackError(
@@ -101,14 +102,6 @@ class DockerRuntime:
     def running(self) -> bool:
         """Whether any container of this stack runs."""
         return bool(engine_answers() and self._compose("ps", "--quiet", capture=True).stdout.strip())
-
-    def _check_ports(self) -> None:
-        ports = {name: port for name, port in self._settings.ports().items() if name not in INTERNAL_PORTS}
-        taken = [f"{name}={port}" for name, port in ports.items() if not port_is_free(port)]
-        if taken:
-            raise StackError(
-                f"in use by another program: {', '.join(taken)}; stop it, or set the variable to another port in .env"
-            )
 
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
         # To stop or show the stack needs no word on what it was started with.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class LocalRuntime:
         binaries = build.prepare(self._settings)
         parts = local_parts(self._settings, binaries)
         if not self.running():
-            self._check_ports()
+            check_ports(self._settings.ports())
             self._write(parts)
             if self._settings.mqtt_tls:
                 certificates.prepare(self._settings.tls_folder)
@@ -174,13 +174,6 @@ class LocalRuntime:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
             yield proxy.supervisor
-
-    def _check_ports(self) -> None:
-        taken = [f"{name}={port}" for name, port in self._settings.ports().items() if not port_is_free(port)]
-        if taken:
-            raise StackError(
-                f"in use by another program: {', '.join(taken)}; stop it, or set the variable to another port in .env"
-            )
 
     def _write(self, parts: list[Part]) -> None:
         """Writes supervisor's configuration, and each part's command and environment, readable by this user only."""
@@ -302,6 +295,18 @@ def _escaped(value: object) -> str:
 
 def _quoted(*words: str) -> str:
     return _escaped(shlex.join(words))
+
+
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Refuses ports that are taken.
+
+    Raises:
+        StackError: Names each, with its variable.
+    """
+    if taken := [f"{name}={port}" for name, port in ports.items() if not port_is_free(port)]:
+        raise StackError(
+            f"in use by another program: {', '.join(taken)}; stop it, or set the variable to another port in .env"
+        )
 
 
 def port_is_free(port: int) -> bool:

@@ -7,12 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-import requests
-
+from stack.collector_metrics import SCOUT_EXPORTER, CollectorMetrics, collector_metrics
 from stack.console import console, errors
 from stack.contract import Break, first_break, is_whole_batch, without_new_services
-from stack.errors import StackError
-from stack.part import local_url
 from stack.parts import scout_values
 from stack.prometheus import Prometheus
 from stack.settings import Settings
@@ -64,7 +61,8 @@ def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> 
     Raises:
         StackError: If the Collector or the backend does not answer.
     """
-    Collector(settings).exported_spans("any")  # without it nothing arrives anywhere
+    # Without the Collector nothing arrives anywhere.
+    metrics = collector_metrics(settings)
     try:
         match backend:
             case "zipkin":
@@ -76,9 +74,9 @@ def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> 
             case "grafana":
                 return in_prometheus(runtime, Prometheus(settings.grafana_port, through_grafana=True))
             case "azuremonitor":
-                return by_counters(runtime, settings, "azure_monitor", "Azure Monitor")
+                return by_counters(runtime, settings, metrics, "azure_monitor", "Azure Monitor")
             case _ if not settings.local_scout:
-                return by_counters(runtime, settings, "otlp_http/b14", "Scout")
+                return by_counters(runtime, settings, metrics, SCOUT_EXPORTER, "Scout")
             case _:
                 return in_viewer(runtime, settings, publish(runtime))
     except BrokenHopError as broken:
@@ -197,45 +195,22 @@ def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> int:
     return 0
 
 
-def by_counters(runtime: Runtime, settings: Settings, exporter: str, place: str) -> int:
+def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics, exporter: str, place: str) -> int:
     """Waits until the Collector has delivered a reading's spans to a place that cannot be asked; returns the exit code.
 
     Raises:
         BrokenHopError: If it has not in time.
     """
-    collector = Collector(settings)
-    before = collector.exported_spans(exporter)
+    before = metrics.total("exporter_sent_spans", exporter=exporter)
     reading = publish(runtime)
     deadline = time.monotonic() + TRACE_SECONDS
-    while (delivered := collector.exported_spans(exporter) - before) < 4:
+    while (delivered := collector_metrics(settings).total("exporter_sent_spans", exporter=exporter) - before) < 4:
         if time.monotonic() > deadline:
             raise BrokenHopError(explain_no_export(runtime, settings))
         time.sleep(0.1)
     console.print(f"The Collector has delivered {delivered} spans to {place}.")
     console.print(f"Look up this trace in {place}: {reading.trace_id}")
     return 0
-
-
-class Collector:
-    """The Collector's own counters, in the Prometheus text format."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._url = local_url(settings.collector_metrics_port, "/metrics")
-
-    def exported_spans(self, exporter: str) -> int:
-        """How many spans an exporter has delivered since the Collector started.
-
-        Raises:
-            StackError: If the Collector does not answer.
-        """
-        try:
-            text = requests.get(self._url, timeout=5).text
-        except requests.RequestException as error:
-            raise StackError(f"the Collector does not answer at {self._url}: {error}") from None
-        counters = re.findall(
-            rf'^otelcol_exporter_sent_spans\S*\{{[^}}]*exporter="{exporter}"[^}}]*\}} (\S+)', text, re.M
-        )
-        return int(sum(map(float, counters)))
 
 
 def explain_no_export(runtime: Runtime, settings: Settings) -> Break:

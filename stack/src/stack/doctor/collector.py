@@ -1,17 +1,14 @@
 """Whether the Collector takes what the services send, and delivers it: its own metrics."""
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 
-import requests
-
+from stack.collector_metrics import SCOUT_EXPORTER as EXPORTER
+from stack.collector_metrics import CollectorMetrics, collector_metrics
 from stack.doctor.result import Result
-from stack.errors import StackError
-from stack.part import local_url
 from stack.settings import Settings
 
-EXPORTER = "otlp_http/b14"
+TIMEOUT_SECONDS = 3.0
 WATCH_SECONDS = 3.0
 LOOK_SECONDS = 0.5
 # What a signal's items are called in its counters, and in words.
@@ -20,31 +17,14 @@ SIGNALS = {
     "metrics": ("metric_points", "metric points"),
     "logs": ("log_records", "log records"),
 }
-LINE = re.compile(r"^otelcol_(\w+)\{(.*)\} (\S+)$", re.M)
-LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-
-class Metrics:
-    """The Collector's metrics at one time."""
-
-    def __init__(self, text: str) -> None:
-        self._samples = [
-            (name, dict(LABEL.findall(labels)), float(value)) for name, labels, value in LINE.findall(text)
-        ]
-
-    def total(self, name: str, **labels: str) -> int:
-        """The sum over all samples of a metric that have these labels."""
-        wanted = labels.items()
-        return int(sum(value for found, given, value in self._samples if found == name and wanted <= given.items()))
 
 
 def examine(settings: Settings) -> Iterator[Result]:
     """What a few looks at the metrics show."""
-    url = local_url(settings.collector_metrics_port, "/metrics")
-    looks = [look(url)]
+    looks = [collector_metrics(settings, TIMEOUT_SECONDS)]
     for _ in range(round(WATCH_SECONDS / LOOK_SECONDS)):
         time.sleep(LOOK_SECONDS)
-        looks.append(look(url))
+        looks.append(collector_metrics(settings, TIMEOUT_SECONDS))
     problems = [*stuck(looks), *full(looks[-1]), *lost(looks[-1]), *refused(looks[-1])]
     yield from problems
     if not problems:
@@ -52,19 +32,7 @@ def examine(settings: Settings) -> Iterator[Result]:
         yield Result("export", f"the Collector has delivered {sent} spans; nothing is stuck, lost or refused.")
 
 
-def look(url: str) -> Metrics:
-    """The metrics now.
-
-    Raises:
-        StackError: If the Collector does not answer.
-    """
-    try:
-        return Metrics(requests.get(url, timeout=3).text)
-    except requests.RequestException:
-        raise StackError(f"the Collector does not answer at {url}") from None
-
-
-def stuck(looks: list[Metrics]) -> Iterator[Result]:
+def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
     """Whether something waits and nothing goes out."""
     waiting = {}
     for signal, (counter, words) in SIGNALS.items():
@@ -80,7 +48,7 @@ def stuck(looks: list[Metrics]) -> Iterator[Result]:
         )
 
 
-def full(metrics: Metrics) -> Iterator[Result]:
+def full(metrics: CollectorMetrics) -> Iterator[Result]:
     """Whether the queue will soon be full."""
     for signal, (_, words) in SIGNALS.items():
         size = metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal)
@@ -93,7 +61,7 @@ def full(metrics: Metrics) -> Iterator[Result]:
             )
 
 
-def lost(metrics: Metrics) -> Iterator[Result]:
+def lost(metrics: CollectorMetrics) -> Iterator[Result]:
     """Whether data was given up."""
     gone = {
         words: metrics.total(f"exporter_send_failed_{counter}", exporter=EXPORTER)
@@ -108,7 +76,7 @@ def lost(metrics: Metrics) -> Iterator[Result]:
         )
 
 
-def refused(metrics: Metrics) -> Iterator[Result]:
+def refused(metrics: CollectorMetrics) -> Iterator[Result]:
     """Whether the services were turned away."""
     away = {
         words: metrics.total(f"receiver_refused_{counter}") + metrics.total(f"receiver_failed_{counter}")

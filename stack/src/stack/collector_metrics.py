@@ -1,0 +1,46 @@
+"""The Collector's own metrics, in the Prometheus text format."""
+
+import re
+
+import requests
+
+from stack.errors import StackError
+from stack.part import local_url
+from stack.settings import Settings
+
+SCOUT_EXPORTER = "otlp_http/b14"
+_LINE = re.compile(r"^otelcol_(\w+)\{(.*)\} (\S+)$", re.M)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+class CollectorMetrics:
+    """The Collector's metrics at one time."""
+
+    def __init__(self, text: str) -> None:
+        # A Collector with other settings ends the names of its counters so.
+        self._samples = [
+            (name.removesuffix("_total"), dict(_LABEL.findall(labels)), float(value))
+            for name, labels, value in _LINE.findall(text)
+        ]
+
+    def total(self, name: str, **labels: str) -> int:
+        """The sum over all samples of a metric that have these labels; ``name`` is without ``otelcol_``."""
+        wanted = labels.items()
+        return int(sum(value for found, given, value in self._samples if found == name and wanted <= given.items()))
+
+
+def collector_metrics(settings: Settings, timeout_seconds: float = 5.0) -> CollectorMetrics:
+    """The Collector's metrics now.
+
+    Args:
+        settings: Where it listens.
+        timeout_seconds: How long to wait for it.
+
+    Raises:
+        StackError: If the Collector does not answer.
+    """
+    url = local_url(settings.collector_metrics_port, "/metrics")
+    try:
+        return CollectorMetrics(requests.get(url, timeout=timeout_seconds).text)
+    except requests.RequestException:
+        raise StackError(f"the Collector does not answer at {url}") from None
