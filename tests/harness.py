@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import pytest
 
@@ -40,6 +42,19 @@ def free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+def reading(**changed: object) -> dict[str, object]:
+    """A reading that echo takes."""
+    return {
+        "message_id": str(uuid4()),
+        "device_id": "sensor-001",
+        "sequence": 1,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "temperature_c": 20.5,
+        "humidity_pct": 40.1,
+        **changed,
+    }
 
 
 def is_whole(spans: list[Span]) -> bool:
@@ -114,3 +129,12 @@ class Stack:
         login = ["-u", settings.mqtt_producer_username, "-P", settings.mqtt_producer_password.get_secret_value()]
         command = ["mosquitto_pub", "-p", str(settings.mqtt_port), *login, "-q", "1", "-t", topic, "-m", payload]
         subprocess.run([*command, *options], check=True, timeout=20)
+
+
+@contextmanager
+def stopped(stack: Stack, part: str) -> Iterator[None]:
+    """The stack without one of its parts."""
+    stack.stop_part(part)
+    yield
+    stack.start_part(part)
+    assert stack.run("up").returncode == 0

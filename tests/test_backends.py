@@ -5,7 +5,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
@@ -13,7 +12,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from harness import Stack, eventually
+from harness import Stack, eventually, stopped
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.part import local_url
@@ -90,14 +89,6 @@ def verified(stack: Stack, *backend: str) -> str:
     done = stack.run("verify", *backend)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@contextmanager
-def stopped(stack: Stack, part: str) -> Iterator[None]:
-    stack.stop_part(part)
-    yield
-    stack.start_part(part)
-    assert stack.run("up").returncode == 0
 
 
 def test_up_names_the_page_of_each_backend(backends: Stack) -> None:

@@ -26,23 +26,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from harness import Stack, eventually
+from harness import Stack, eventually, reading
 
 SERVICES = ("producer", "consumer", "echo")
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 DEAD_LETTERED = re.compile(r"moved reading (\S+) to dead-letter/")
-
-
-def reading(**changed: object) -> dict[str, object]:
-    return {
-        "message_id": str(uuid4()),
-        "device_id": "sensor-001",
-        "sequence": 1,
-        "timestamp": "2026-01-01T00:00:00Z",
-        "temperature_c": 20.5,
-        "humidity_pct": 40.1,
-        **changed,
-    }
 
 
 @dataclass
@@ -635,12 +623,12 @@ def test_echo_gets_the_readings_of_a_device_in_their_order(new_stack: Callable[.
         publisher.ledger.settle()
     publisher.close()
     sent = set(publisher.ledger.sent)
-    received = [reading for reading in handler.received if reading["message_id"] in sent]
+    received = [taken for taken in handler.received if taken["message_id"] in sent]
     assert len(received) == 1000
-    sequences = [reading["sequence"] for reading in received]
+    sequences = [taken["sequence"] for taken in received]
     assert sequences != sorted(sequences), "the workers did not work side by side"
-    for device in {reading["device_id"] for reading in received}:
-        of_device = [reading["sequence"] for reading in received if reading["device_id"] == device]
+    for device in {taken["device_id"] for taken in received}:
+        of_device = [taken["sequence"] for taken in received if taken["device_id"] == device]
         assert of_device == sorted(of_device)
         assert len(of_device) == 50
     stack.runtime.down()

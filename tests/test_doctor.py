@@ -18,11 +18,10 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from harness import Stack, eventually
+from harness import Stack, eventually, reading
 from stack.doctor import broker, scout
 from stack.part import local_url
 from stack.settings import SCOUT_VARIABLES
-from test_delivery import reading
 
 TITLES = [
     "parts",

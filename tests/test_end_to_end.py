@@ -14,20 +14,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from harness import Stack, eventually
+from harness import Stack, eventually, reading
 from stack.part import local_url
 from stack.trace import children, roots
-
-
-def reading(device_id: str) -> dict[str, str | int | float]:
-    return {
-        "message_id": str(uuid4()),
-        "device_id": device_id,
-        "sequence": 1,
-        "timestamp": "2026-01-01T00:00:00Z",
-        "temperature_c": 20.5,
-        "humidity_pct": 40.1,
-    }
 
 
 def test_verify_shows_one_reading_as_one_connected_trace_of_four_spans(stack: Stack) -> None:
@@ -58,7 +47,7 @@ def test_the_publish_span_lasts_until_the_acknowledgement(stack: Stack) -> None:
 @pytest.mark.parametrize("version", ["mqttv311", "mqttv5"])
 def test_a_message_without_context_becomes_a_tagged_root_and_still_reaches_echo(stack: Stack, version: str) -> None:
     since = time.time_ns()
-    sent = reading("legacy-001")
+    sent = reading(device_id="legacy-001")
     stack.publish_with_mosquitto_pub("sensors/legacy-001/reading", json.dumps(sent), "-V", version)
     spans = stack.spans_of("messaging.message.id", str(sent["message_id"]), count=3, since=since)
     (root,) = roots(spans)
@@ -79,7 +68,7 @@ def test_a_message_without_context_becomes_a_tagged_root_and_still_reaches_echo(
 )
 def test_an_unusable_context_becomes_a_tagged_root(stack: Stack, traceparents: list[str], reason: str) -> None:
     since = time.time_ns()
-    sent = reading("legacy-002")
+    sent = reading(device_id="legacy-002")
     options = [word for value in traceparents for word in ("-D", "publish", "user-property", "traceparent", value)]
     stack.publish_with_mosquitto_pub("sensors/legacy-002/reading", json.dumps(sent), "-V", "mqttv5", *options)
     spans = stack.spans_of("messaging.message.id", str(sent["message_id"]), count=3, since=since)
@@ -90,7 +79,7 @@ def test_an_unusable_context_becomes_a_tagged_root(stack: Stack, traceparents: l
 
 def test_a_foreign_publishers_trace_goes_on(stack: Stack) -> None:
     since = time.time_ns()
-    sent = reading("foreign-001")
+    sent = reading(device_id="foreign-001")
     trace_id, span_id = f"{uuid4().int:032x}", f"{uuid4().int >> 64:016x}"
     options = ["-D", "publish", "user-property", "traceparent", f"00-{trace_id}-{span_id}-01"]
     stack.publish_with_mosquitto_pub("sensors/foreign-001/reading", json.dumps(sent), "-V", "mqttv5", *options)

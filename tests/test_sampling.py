@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from uuid import uuid4
 
-from harness import Stack, eventually, is_whole
+from harness import Stack, eventually, is_whole, reading
 from stack.trace import roots
 
 READINGS = 80
@@ -43,15 +43,8 @@ def test_tail_sampling_keeps_errors_and_missing_contexts(new_stack: Callable[...
     stack.up()
     eventually(lambda: processed(stack) >= READINGS / 4)
     lost = str(uuid4())
-    reading = {
-        "message_id": lost,
-        "device_id": "legacy-001",
-        "sequence": 1,
-        "timestamp": "2026-01-01T00:00:00Z",
-        "temperature_c": 20.5,
-        "humidity_pct": 40.1,
-    }
-    stack.publish_with_mosquitto_pub("sensors/legacy-001/reading", json.dumps(reading), "-V", "mqttv311")
+    payload = json.dumps(reading(message_id=lost, device_id="legacy-001"))
+    stack.publish_with_mosquitto_pub("sensors/legacy-001/reading", payload, "-V", "mqttv311")
     # Connected, but echo refuses it: the span is an error, and the whole trace is kept for it.
     failed = str(uuid4())
     context = ["-D", "publish", "user-property", "traceparent", f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"]

@@ -13,10 +13,9 @@ from pathlib import Path
 import requests
 from rich.cells import cell_len
 
-from harness import Stack, eventually
+from harness import Stack, eventually, reading
 from stack.part import local_url
 from stack.settings import ROOT
-from test_delivery import reading
 
 LONG_TOPIC = f"sensors/{'legacy-' * 30}001/reading"
 

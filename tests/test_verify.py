@@ -1,11 +1,10 @@
 """``make verify`` names the first hop that is broken, and what to look at."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
-from harness import Stack
+from harness import Stack, stopped
 
 
 @pytest.fixture(scope="module")
@@ -13,14 +12,6 @@ def broken_stack(new_stack: Callable[..., Stack]) -> Stack:
     stack = new_stack()
     stack.up()
     return stack
-
-
-@contextmanager
-def stopped(stack: Stack, part: str) -> Iterator[None]:
-    stack.stop_part(part)
-    yield
-    stack.start_part(part)
-    assert stack.run("up").returncode == 0
 
 
 @pytest.mark.parametrize(

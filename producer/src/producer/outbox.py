@@ -59,7 +59,8 @@ class Outbox:
 
     def publish(self, topic: str, payload: str) -> None:
         """Hands a message over; it is delivered with QoS 1, as soon as the broker and a subscriber are there."""
-        if self.waiting >= self._size:
+        # What the broker threw away is no longer the client's, so the client does not count it against its bound.
+        if self._unclaimed and self.waiting >= self._size:
             self._drop()
             return
         # Counted first: the acknowledgement can arrive before publish() returns.
