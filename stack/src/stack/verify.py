@@ -245,7 +245,9 @@ def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
 def explain_waiting(runtime: Runtime, found: Break) -> Break:
     """Names echo, if the consumer keeps the reading only because echo is away."""
     echo = {name: state for name, state, _ in runtime.states()}.get("echo", "stopped")
-    if found.hop != "Mosquitto → consumer" or echo == "healthy":
+    # Before the failed requests are in the backend, and after.
+    waiting = found.hop in ("Mosquitto → consumer", "consumer → HTTP")
+    if not waiting or echo == "healthy":
         return found
     hint = (
         "Start it again (make up), or see what it says: make logs PART=echo; the consumer says: make logs PART=consumer"
