@@ -60,8 +60,8 @@ def instructions(function: Callable[[], object]) -> int:
 
 def await_packet(client: mqtt.Client) -> None:
     """Waits for the broker, outside of what is counted."""
-    readable, _, _ = select.select([client.socket()], [], [], TIMEOUT_SECONDS)
-    if not readable:
+    socket = client.socket()
+    if socket is None or not select.select([socket], [], [], TIMEOUT_SECONDS)[0]:
         raise TimeoutError("the broker does not answer")
 
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Broker
 
 # Measured: 781 to 1,046 with Python 3.11 to 3.13, of which the propagator has about a third.
 MOST_INSTRUCTIONS = 1_500
@@ -15,7 +14,7 @@ Costs = dict[str, dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def costs(broker: Broker) -> Costs:
+def costs(broker) -> Costs:
     # In a process of its own: a coverage measurement counts in the same way.
     program = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
     done = subprocess.run([sys.executable, program, str(broker.port)], check=True, capture_output=True, timeout=60)
