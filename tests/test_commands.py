@@ -44,6 +44,21 @@ def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Sta
     assert "SIGKILL" not in (stack.settings.run_dir / "supervisord.log").read_text()
 
 
+def test_up_starts_again_what_has_other_settings_now(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.up()
+    pids = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
+
+    stack.environment |= {"WORKERS": "3", "UNRELATED": "other terminal"}
+    done = stack.run("up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "consumer starts again: WORKERS changed.\n" in done.stdout
+    after = {name: stack.pid(name) for name in pids}
+    assert [name for name in pids if after[name] != pids[name]] == ["consumer"]
+    assert stack.runtime.environment("consumer")["WORKERS"] == "3"
+    assert stack.run("verify").returncode == 0
+
+
 def test_up_prints_what_to_open_and_ps_shows_every_part(stack: Stack) -> None:
     up = stack.run("up").stdout
     assert f"http://127.0.0.1:{stack.settings.viewer_port}/traces" in up

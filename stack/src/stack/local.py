@@ -48,7 +48,7 @@ class LocalRuntime:
     # ------------------------------------------------------------------ commands
 
     def up(self) -> None:
-        """Starts what does not run yet and returns when all of it is healthy.
+        """Starts what does not run yet, again what has other settings now, and returns when all of it is healthy.
 
         Raises:
             StackError: If a port is taken, a part does not become healthy, or it runs with other parts than these.
@@ -56,18 +56,21 @@ class LocalRuntime:
         check_local(self._settings)
         binaries = build.prepare(self._settings)
         parts = local_parts(self._settings, binaries)
-        if not self.running():
-            check_ports(self._settings.ports())
-            self._write(parts)
-            if self._settings.mqtt_tls:
-                certificates.prepare(self._settings.tls_folder)
-            if "prometheus" in self._settings.backends:
-                write_prometheus_configuration(self._settings)
-            self._start_supervisor()
-        elif self._names() != {part.name for part in parts}:
+        running = self.running()
+        if running and self._names() != {part.name for part in parts}:
             raise StackError(
                 "the stack runs with other parts than CONSUMERS, BACKENDS and SCOUT_* ask for; run `make down up`"
             )
+        if self._settings.mqtt_tls:
+            certificates.prepare(self._settings.tls_folder)
+        if "prometheus" in self._settings.backends:
+            write_prometheus_configuration(self._settings)
+        if running:
+            self._stop_changed(parts)
+        else:
+            check_ports(self._settings.ports())
+            self._write(parts)
+            self._start_supervisor()
         started = time.monotonic()
         with console.status("Starting ...") as status:
             for wave in sorted({part.wave for part in parts}):
@@ -183,13 +186,10 @@ class LocalRuntime:
             stale.unlink()
         programs = ""
         for part in parts:
-            description = self._description(part.name)
-            description.touch(mode=0o600)
-            environment = {**TELEMETRY_DEFAULTS, **part.defaults, **_inherited(), **part.environment}
-            description.write_text(json.dumps({"command": part.command, "environment": environment}))
+            self._describe(part)
             programs += PROGRAM.format(
                 name=part.name,
-                command=_quoted(sys.executable, launch.__file__, str(description)),
+                command=_quoted(sys.executable, launch.__file__, str(self._description(part.name))),
                 # Supervisor stops them in the opposite order.
                 wave=part.wave,
                 log=_escaped(self._log(part.name)),
@@ -198,6 +198,24 @@ class LocalRuntime:
         (self._run / "supervisord.conf").write_text(
             SUPERVISOR.format(socket=_escaped(self._socket), run=_escaped(self._run), user=user) + programs
         )
+
+    def _describe(self, part: Part) -> None:
+        description = self._description(part.name)
+        description.touch(mode=0o600)
+        description.write_text(json.dumps({"command": part.command, "environment": _environment(part)}))
+
+    def _stop_changed(self, parts: list[Part]) -> None:
+        """Stops the parts that run with other settings than now, so that they start with these."""
+        for part in parts:
+            described = json.loads(self._description(part.name).read_text())
+            before = {"command": described["command"], **_settings_among(described["environment"], part)}
+            now = {"command": part.command, **_settings_among(_environment(part), part)}
+            if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+                console.print(f"{part.name} starts again: {', '.join(changed)} changed.")
+                with self._supervisor() as supervisor:
+                    supervisor.stopProcess(part.name)
+                (self._run / f"{part.name}.healthy").unlink(missing_ok=True)
+                self._describe(part)
 
     def _start_supervisor(self) -> None:
         subprocess.run(
@@ -287,6 +305,16 @@ def _inherited() -> dict[str, str]:
     given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
     own = {*map(str.upper, Settings.model_fields), *(name for service in new_services() for name in service.user)}
     return {name: value for name, value in given.items() if name.upper() not in own}
+
+
+def _environment(part: Part) -> dict[str, str]:
+    return {**TELEMETRY_DEFAULTS, **part.defaults, **_inherited(), **part.environment}
+
+
+def _settings_among(environment: dict[str, str], part: Part) -> dict[str, str]:
+    """Those variables that are a part's settings; the others differ from one terminal to the next."""
+    own = part.reads | part.defaults.keys() | part.environment.keys()
+    return {name: value for name, value in environment.items() if name in own or name.startswith("OTEL_")}
 
 
 def _escaped(value: object) -> str:

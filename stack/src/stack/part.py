@@ -23,6 +23,8 @@ class Part:
     address: str = ""
     # What this machine's environment and .env beat.
     defaults: dict[str, str] = field(default_factory=dict)
+    # What it reads of this machine's environment and .env, beside OTEL_*.
+    reads: frozenset[str] = frozenset()
 
 
 def answers(url: str) -> Callable[[], bool]:

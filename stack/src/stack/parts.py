@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from string import Template
 
@@ -76,6 +77,7 @@ def _collector(settings: Settings, otelcol: Path) -> Part:
             "COLLECTOR_ZPAGES_PORT": str(settings.collector_zpages_port),
             "COLLECTOR_DEBUG_VERBOSITY": settings.collector_debug_verbosity,
         },
+        reads=frozenset({"TAIL_SAMPLING_PERCENTAGE", "TAIL_SAMPLING_WAIT"}),
         healthy=answers(local_url(settings.collector_health_port)),
         wave=3,
         address=f"OTLP gRPC 127.0.0.1:{settings.otlp_grpc_port}, HTTP 127.0.0.1:{settings.otlp_http_port}",
@@ -119,6 +121,7 @@ def _services(settings: Settings) -> list[Part]:
             name="echo",
             command=[sys.executable, "-m", "echo"],
             environment={**common, "OTEL_SERVICE_NAME": "echo", "ECHO_PORT": str(settings.echo_port)},
+            reads=_settings_of("echo"),
             healthy=answers(local_url(settings.echo_port, "/healthz")),
             wave=4,
             address=local_url(settings.echo_port, "/docs"),
@@ -137,6 +140,7 @@ def _services(settings: Settings) -> list[Part]:
                 "INTERVAL_SECONDS": str(settings.interval_seconds),
                 "HEALTH_FILE": str(producer_beat),
             },
+            reads=_settings_of("producer"),
             healthy=beats(producer_beat),
             wave=5,
         ),
@@ -163,6 +167,7 @@ def _consumer(settings: Settings, common: Mapping[str, str], name: str) -> Part:
             "ECHO_URL": local_url(settings.echo_port, "/echo"),
             "HEALTH_FILE": str(beat),
         },
+        reads=_settings_of("consumer"),
         healthy=beats(beat),
         wave=4,
     )
@@ -179,10 +184,15 @@ def _new_service(settings: Settings, common: Mapping[str, str], service: Service
             **broker_users([service]),
             "HEALTH_FILE": str(beat),
         },
+        reads=_settings_of(service.module),
         healthy=beats(beat),
         wave=4,
         defaults={name: Template(value).substitute(settings.ports()) for name, value in service.defaults.items()},
     )
+
+
+def _settings_of(module: str) -> frozenset[str]:
+    return frozenset(map(str.upper, import_module(f"{module}.settings").Settings.model_fields))
 
 
 def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
