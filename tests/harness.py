@@ -73,7 +73,7 @@ class Stack:
         # What this machine's user has set for a stack of theirs is not for this one.
         foreign = {name.upper() for name in Settings.model_fields}
         self.environment = {name: value for name, value in os.environ.items() if name not in foreign} | self.values
-        self.settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.values.items()})  # pyright: ignore[reportCallIssue, reportArgumentType] (pydantic-settings parses them)
+        self.settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.values.items()})  # pyright: ignore[reportCallIssue] (pydantic-settings parses them)
         self.runtime = LocalRuntime(self.settings)
         self.viewer = Viewer(self.settings.viewer_port)
 

@@ -92,7 +92,7 @@ def test_variables_and_defaults_are_those_of_the_settings(monkeypatch: pytest.Mo
     without_default = {"applicationinsights_connection_string", "tail_sampling_percentage"}
     assert set(values) - of_scout == set(Settings.model_fields) - of_scout - of_local_runtime - without_default
     given = {name: value for name, value in values.items() if name not in of_scout}
-    assert Settings(_env_file=None, **given) == Settings(_env_file=None)  # pyright: ignore[reportCallIssue, reportArgumentType] (pydantic-settings parses them)
+    assert Settings(_env_file=None, **given) == Settings(_env_file=None)  # pyright: ignore[reportCallIssue] (pydantic-settings parses them)
 
 
 def test_a_secret_reaches_only_the_containers_that_need_it() -> None:
