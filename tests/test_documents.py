@@ -172,7 +172,7 @@ def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest,
     blocks = [block for block in sh_blocks(page.read_text()) if not listed(NOT_RUN, page, block)]
     if not blocks:
         pytest.skip("none of them can be run here: see NOT_RUN")
-    changes = re.search("make down|BACKENDS=", "".join(blocks))
+    changes = re.search("make down|=.*make up|make up.*=", "".join(blocks))
     stack: Stack = request.getfixturevalue("own_stack" if changes else "stack")
     run = shell(stack, tmp_path)
     if not blocks[0].startswith("make up"):
