@@ -9,7 +9,7 @@ COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, stateme
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor new-service test test-matrix bench lint format lock docs \
+.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-matrix bench lint format lock docs \
 	screenshots
 
 help: ## Show this help
@@ -28,8 +28,8 @@ $(VENV)/ready: requirements/dev.txt requirements/bootstrap.txt $(wildcard */pypr
 up: $(VENV)/ready ## Start the stack; returns when every part is healthy (RUNTIME=docker or local)
 	@$(STACK) up
 
-down: $(VENV)/ready ## Stop the stack; nothing is left running
-	@$(STACK) down
+down: $(VENV)/ready ## Stop the stack; nothing is left running (PART=consumer stops one part)
+	@$(STACK) down $(PART)
 
 ps: $(VENV)/ready ## Show the state of each part
 	@$(STACK) ps
@@ -48,6 +48,12 @@ watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
 
 doctor: $(VENV)/ready ## Look for what is usually wrong; says how to mend it
 	@$(STACK) doctor
+
+check: $(VENV)/ready ## Say what is still missing in an exercise of the workshop (EXERCISE=3)
+	@$(STACK) check "$(EXERCISE)"
+
+solution: $(VENV)/ready ## Do an exercise of the workshop (EXERCISE=3; UNDO=1 takes it back)
+	@$(STACK) solution "$(EXERCISE)" $(if $(UNDO),--undo)
 
 new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPUT=http or mqtt, TOPIC_FILTER, URL, OUTPUT_TOPIC)
 	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \

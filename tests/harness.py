@@ -96,8 +96,7 @@ class Stack:
 
     def stop_part(self, name: str) -> None:
         """Ends one part as an ordinary deploy does, and waits for it."""
-        with self.runtime._supervisor() as supervisor:
-            supervisor.stopProcess(name)
+        self.runtime.stop(name)
 
     def start_part(self, name: str) -> None:
         """Starts a part again."""

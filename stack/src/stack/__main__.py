@@ -7,7 +7,7 @@ from contextlib import suppress
 from rich.table import Table
 
 from service import load_settings
-from stack import build
+from stack import build, workshop
 from stack.backends import backend_pages
 from stack.console import console, errors
 from stack.docker import DockerRuntime, engine_answers
@@ -63,6 +63,26 @@ def up(settings: Settings) -> None:
         console.print(f"{name + ':':<11} {address}")
 
 
+def down(settings: Settings, part: str | None) -> None:
+    """Stops the stack, or one part of it.
+
+    Raises:
+        StackError: If there is no such part, or the stack is not up.
+    """
+    if part is None:
+        for runtime in (LocalRuntime(settings), DockerRuntime(settings)):
+            if runtime.running():
+                runtime.down()
+        console.print("The stack is down.")
+        return
+    runtime = running_runtime(settings)
+    names = [name for name, _, _ in runtime.states()]
+    if part not in names:
+        raise StackError(f"PART is {part!r}; it must be one of {', '.join(names)}")
+    runtime.stop(part)
+    console.print(f"{part} is stopped; `make up` starts it again.")
+
+
 def ps(settings: Settings) -> None:
     """Shows each part with its state."""
     try:
@@ -79,11 +99,16 @@ def main() -> int:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "ps", "watch", "doctor"):
+    for name in ("up", "ps", "watch", "doctor"):
         commands.add_parser(name)
     commands.add_parser("verify").add_argument("backend", nargs="?", choices=BACKENDS)
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
-    commands.add_parser("logs").add_argument("part", nargs="?")
+    for name in ("down", "logs"):
+        commands.add_parser(name).add_argument("part", nargs="?")
+    commands.add_parser("check").add_argument("exercise")
+    solution = commands.add_parser("solution")
+    solution.add_argument("exercise")
+    solution.add_argument("--undo", action="store_true")
     commands.add_parser("trace").add_argument("id", nargs="?")
     making = commands.add_parser("new-service")
     making.add_argument("name")
@@ -96,10 +121,7 @@ def main() -> int:
             case "up":
                 up(settings)
             case "down":
-                for runtime in (LocalRuntime(settings), DockerRuntime(settings)):
-                    if runtime.running():
-                        runtime.down()
-                console.print("The stack is down.")
+                down(settings, arguments.part)
             case "ps":
                 ps(settings)
             case "logs":
@@ -116,6 +138,12 @@ def main() -> int:
                     watch(settings)
             case "doctor":
                 return doctor(running_runtime(settings), settings)
+            case "check":
+                return workshop.check(running_runtime(settings), settings, arguments.exercise)
+            case "solution" if arguments.undo:
+                workshop.take_back(running_runtime(settings), settings, arguments.exercise)
+            case "solution":
+                workshop.apply(running_runtime(settings), settings, arguments.exercise)
             case "new-service":
                 # Copier takes a second to import.
                 from stack.new_service import new_service  # noqa: PLC0415

@@ -66,6 +66,10 @@ class DockerRuntime:
         """Removes the containers and the network; the broker's messages and the issuer's key stay."""
         self._compose("down", "--remove-orphans")
 
+    def stop(self, part: str) -> None:
+        """Stops one part, which runs or not; ``up`` starts it again."""
+        self._compose("stop", part)
+
     def states(self) -> list[tuple[str, str, str]]:
         """Name, state and ports of each part."""
         output = self._compose("ps", "--all", "--format", "json", capture=True).stdout

@@ -109,6 +109,12 @@ class LocalRuntime:
         while _alive(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def stop(self, part: str) -> None:
+        """Stops one part, which runs or not; ``up`` starts it again."""
+        with self._supervisor() as supervisor:
+            if supervisor.getProcessInfo(part)["state"] not in STOPPED:
+                supervisor.stopProcess(part)
+
     def states(self) -> list[tuple[str, str, str]]:
         """Name, state and address of each part."""
         parts = local_parts(self._settings, build.paths())

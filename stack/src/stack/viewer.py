@@ -41,6 +41,11 @@ class Viewer:
         """Ids of the traces that have a span with a link into one trace; times as for ``trace_ids``."""
         return _ids(self._search("searchTraces", start, end, _field("link.traceID"), trace_id))
 
+    def trace_ids_of(self, service: str, start: int, end: int) -> list[str]:
+        """Ids of the traces that have a span of a service; times and order as for ``trace_ids``."""
+        where = {"name": "service.name", "searchScope": "attribute", "attributeScope": "resource", "type": "string"}
+        return _ids(self._search("searchTraces", start, end, where, service))
+
     def span_counts(self, start: int, end: int) -> dict[str, int]:
         """How many spans each trace has that started between two times; times and order as for ``trace_ids``."""
         return {summary["traceID"]: summary["spanCount"] for summary in self._search("searchTraces", start, end)}

@@ -1,0 +1,159 @@
+"""``make check`` and ``make solution``: the exercises of the workshop, whose pages are in ``workshop/``.
+
+A page holds all that is typed: the solution is its ``sh`` blocks under "Steps" and "Solution", in order, and what takes
+it back is the block under "Take it back". So a page and its solution cannot differ.
+
+What a person makes in exercise 3 is in files of ``workshop/mine`` whose names start with 3. A solution makes the same
+files; it neither writes over those of a person nor deletes them.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from dotenv import dotenv_values
+from rich.padding import Padding
+from rich.text import Text
+
+from stack.console import console
+from stack.errors import StackError
+from stack.part import local_url
+from stack.settings import ROOT, Settings
+from stack.show import local_viewer
+from stack.workshop.exercises import EXERCISES, Evidence, Runtime, still_missing
+
+WORKSHOP = ROOT / "workshop"
+MINE = WORKSHOP / "mine"
+# By then what was just done has arrived at the backend.
+PATIENCE_SECONDS = 3.0
+SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
+# The commands of a page are those of a terminal of its own.
+OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "EXERCISE", "UNDO")
+
+
+def check(runtime: Runtime, settings: Settings, exercise: str) -> int:
+    """Prints what is still missing in an exercise, a line each; returns the exit code.
+
+    Raises:
+        StackError: If there is no such exercise, or no backend on this machine.
+    """
+    page = page_of(exercise)
+    evidence = Evidence(runtime, local_viewer(settings), answers_file(exercise), _answers(exercise))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while missing := list(still_missing(EXERCISES[exercise], evidence)):
+        if time.monotonic() > deadline:
+            for line in missing:
+                console.print(Text.assemble(("✗", "red"), f" {line}"))
+            return 1
+        time.sleep(0.3)
+    console.print(Text.assemble(("✓", "green"), f" Exercise {title(page)} is done."))
+    return 0
+
+
+def apply(runtime: Runtime, settings: Settings, exercise: str) -> None:
+    """Does all that the page of an exercise says, and the solution with it.
+
+    Raises:
+        StackError: If there is no such exercise, a command fails, or there are files that it would write over; then
+            nothing was done.
+    """
+    page = page_of(exercise)
+    if _record(exercise).exists():
+        raise StackError(f"the solution is applied already; `make solution EXERCISE={exercise} UNDO=1` takes it back")
+    if own := _files(exercise):
+        names = ", ".join(map(_name, own))
+        raise StackError(f"{names}: yours, and the solution would write over it; move it out of {_name(MINE)} first")
+    try:
+        for heading in ("Steps", "Solution"):
+            _run(blocks(page, heading), runtime, settings)
+    finally:
+        _record(exercise).write_text(json.dumps({file.name: _digest(file) for file in _files(exercise)}))
+    console.print(f"`make check EXERCISE={exercise}` passes; `make solution EXERCISE={exercise} UNDO=1` takes it back.")
+
+
+def take_back(runtime: Runtime, settings: Settings, exercise: str) -> None:
+    """Brings the stack back to what it was before an exercise, and deletes the files that the solution made.
+
+    Raises:
+        StackError: If there is no such exercise, a command fails, or one of the files has changed since; then nothing
+            was done.
+    """
+    page, record = page_of(exercise), _record(exercise)
+    made = json.loads(record.read_text()) if record.exists() else {}
+    if changed := [file for file in _files(exercise) if made and made.get(file.name) != _digest(file)]:
+        names = ", ".join(map(_name, changed))
+        raise StackError(f"{names}: changed since the solution was applied; move it out of {_name(MINE)} first")
+    _run(blocks(page, "Take it back"), runtime, settings)
+    for name in made:
+        (MINE / name).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
+    kept = [_name(file) for file in _files(exercise)]
+    console.print("The stack is as it was." + (f" Your files stay: {', '.join(kept)}." if kept else ""))
+
+
+def page_of(exercise: str) -> Path:
+    """The page of an exercise.
+
+    Raises:
+        StackError: If there is none.
+    """
+    if exercise not in EXERCISES:
+        given = f"is {exercise!r}; it must be" if exercise else "is not set; it is"
+        numbers = sorted(EXERCISES)
+        raise StackError(f"EXERCISE {given} the number of an exercise, {numbers[0]} to {numbers[-1]}")
+    (page,) = WORKSHOP.glob(f"{exercise}-*.md")
+    return page
+
+
+def title(page: Path) -> str:
+    """Number and name of an exercise."""
+    return page.read_text().splitlines()[0].removeprefix("# ")
+
+
+def blocks(page: Path, heading: str) -> list[str]:
+    """The commands under a heading of a page."""
+    return BLOCK.findall(dict(SECTION.findall(page.read_text())).get(heading, ""))
+
+
+def answers_file(exercise: str) -> str:
+    """Where the answers to an exercise are, from the repository's root."""
+    return _name(MINE / f"{exercise}.env")
+
+
+def _answers(exercise: str) -> dict[str, str]:
+    return {name: value for name, value in dotenv_values(ROOT / answers_file(exercise)).items() if value}
+
+
+def _files(exercise: str) -> list[Path]:
+    return sorted(MINE.glob(f"{exercise}[-.]*"))
+
+
+def _record(exercise: str) -> Path:
+    return MINE / f".solution-{exercise}"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _run(commands: list[str], runtime: Runtime, settings: Settings) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
+    environment |= {
+        "RUNTIME": runtime.name,
+        "MQTT_PORT": str(settings.mqtt_port),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_grpc_port),
+    }
+    for command in commands:
+        console.print(Padding(Text(command.rstrip(), style="bold"), (1, 0, 0, 2)))
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=environment, check=False)
+        if done.returncode != 0:
+            raise StackError(f"this failed, with exit code {done.returncode}: {command.splitlines()[0]}")

@@ -1,0 +1,295 @@
+"""What each exercise asks for, and how one sees in the backend that it is there."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from stack.trace import Span, children, roots
+from stack.viewer import Viewer
+
+READING = ["Client", "Consumer", "Producer", "Server"]
+TOPIC = "sensors/workshop-001/reading"
+PUBLISH = ".venv/bin/python workshop/publisher.py"
+# A reading that waited for so long at the broker waited for a consumer.
+WAITED_NANOSECONDS = 10**9
+RECENT_READINGS = 20
+TRACE_ID = re.compile("[0-9a-f]{32}")
+PROCESSED = re.compile(r"processed reading (\S+) on ")
+
+
+class Runtime(Protocol):
+    """What the workshop needs of a runtime."""
+
+    @property
+    def name(self) -> str:
+        """What RUNTIME calls it."""
+        ...
+
+    def log_text(self, part: str) -> str:
+        """The whole log of a part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a check looks at."""
+
+    runtime: Runtime
+    viewer: Viewer
+    # Where the answers are, from the repository's root, and those that are there.
+    answers_file: str
+    answers: Mapping[str, str]
+
+    def trace(self, name: str) -> list[Span]:
+        """The trace whose id is the answer of this name; empty without an answer, or where there is no such trace."""
+        trace_id = self.answers.get(name, "")
+        return self.viewer.trace(trace_id) if TRACE_ID.fullmatch(trace_id) else []
+
+    def traces(self, name: str, value: str) -> list[list[Span]]:
+        """The traces with a span that has this attribute, the newest first."""
+        return [self.viewer.trace(found) for found in self.viewer.trace_ids(0, time.time_ns(), (name, value))]
+
+    def processed(self) -> list[str]:
+        """The ids of the readings that the consumer has processed, by its own word, in their order."""
+        return PROCESSED.findall(self.runtime.log_text("consumer"))
+
+    def is_whole(self, message_id: str) -> bool:
+        """Whether the backend holds the whole trace of a reading."""
+        return any(kinds(spans) == READING for spans in self.traces("messaging.message.id", message_id))
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise."""
+
+    # What is asked, by the name of the answer.
+    questions: Mapping[str, str]
+    # What is missing in the backend, or wrong with the answers that are there.
+    check: Callable[[Evidence], Iterator[str]]
+
+
+def still_missing(exercise: Exercise, evidence: Evidence) -> Iterator[str]:
+    """A line for each thing that is missing."""
+    yield from exercise.check(evidence)
+    for name, question in exercise.questions.items():
+        if name not in evidence.answers:
+            yield f"{evidence.answers_file} has no {name}=: {question}"
+        elif name.endswith("_TRACE") and not evidence.trace(name):
+            yield f"{name} is {evidence.answers[name]}, and the backend holds no such trace; a restart empties it"
+
+
+def kinds(spans: list[Span]) -> list[str]:
+    """The kinds of the spans of a trace, in alphabetical order."""
+    return sorted(span.kind for span in spans)
+
+
+def of_kind(spans: list[Span], kind: str) -> Span | None:
+    """The first span of a kind."""
+    return next((span for span in spans if span.kind == kind), None)
+
+
+def read_one_trace(evidence: Evidence) -> Iterator[str]:
+    """Two things that only the trace tells."""
+    spans = evidence.trace("READING_TRACE")
+    if spans and kinds(spans) != READING:
+        yield "READING_TRACE is not the trace of one reading with four spans; take the one that `make verify` prints"
+        return
+    for publish, process, server in _hops(spans):
+        answer = evidence.answers.get("BROKER_MS")
+        took = (process.start - publish.start) / 1e6
+        if answer and not _is_near(answer, took):
+            yield f"BROKER_MS is {answer}; subtract the start of the publish span from that of the process span"
+        answer = evidence.answers.get("CLIENT_PORT")
+        if answer and answer != str(server.attributes.get("client.port")):
+            yield f"CLIENT_PORT is {answer}; open the span POST /echo, and read its attribute client.port"
+
+
+def _hops(spans: list[Span]) -> Iterator[tuple[Span, Span, Span]]:
+    publish, process, server = (of_kind(spans, kind) for kind in ("Producer", "Consumer", "Server"))
+    if publish and process and server:
+        yield publish, process, server
+
+
+def _is_near(answer: str, milliseconds: float) -> bool:
+    # As exact as one reads it off the time axis.
+    return bool(re.fullmatch(r"\d+(\.\d+)?", answer)) and abs(float(answer) - milliseconds) <= max(
+        0.5, milliseconds / 5
+    )
+
+
+def lose_the_context(evidence: Evidence) -> Iterator[str]:
+    """The two traces of one reading whose context was lost."""
+    if not evidence.viewer.trace_ids(0, time.time_ns(), ("mqtt.missing_context", "true")):
+        yield "the backend holds no span with mqtt.missing_context=true: start the producer with MQTT_PROTOCOL=3.1.1"
+        return
+    published, processed = evidence.trace("PUBLISH_TRACE"), evidence.trace("ORPHAN_TRACE")
+    publish, orphan = of_kind(published, "Producer"), of_kind(processed, "Consumer")
+    if published and kinds(published) != ["Producer"]:
+        yield "PUBLISH_TRACE has more than a publish span: its context was not lost"
+    if processed and not (orphan and orphan.attributes.get("mqtt.missing_context")):
+        yield "ORPHAN_TRACE has no process span with mqtt.missing_context=true"
+    name = "messaging.message.id"
+    if publish and orphan and publish.attributes.get(name) != orphan.attributes.get(name):
+        yield f"PUBLISH_TRACE and ORPHAN_TRACE are of two readings: compare {name} of their spans"
+
+
+def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
+    """A reading with QoS 0 that arrived, one with QoS 1 that waited, and one with QoS 0 that is lost."""
+    arrived = {0: False, 1: False}
+    for spans in evidence.traces("messaging.destination.name", TOPIC):
+        publish, process = of_kind(spans, "Producer"), of_kind(spans, "Consumer")
+        if publish and process:
+            qos = 1 if publish.attributes.get("mqtt.qos") == 1 else 0
+            arrived[qos] |= qos == 0 or process.start - publish.end > WAITED_NANOSECONDS
+    if not arrived[0]:
+        yield f"no reading with QoS 0 has arrived at the consumer: {PUBLISH} --qos 0"
+    if not arrived[1]:
+        yield f"no reading with QoS 1 has waited for the consumer: `make down PART=consumer`, {PUBLISH}, `make up`"
+    lost = evidence.trace("LOST_TRACE")
+    publish = of_kind(lost, "Producer")
+    if lost and kinds(lost) != ["Producer"]:
+        yield "LOST_TRACE has more than a publish span, so its reading was not lost"
+    elif publish and publish.attributes.get("mqtt.qos") == 1:
+        yield "LOST_TRACE was published with QoS 1: the broker keeps that, and its reading arrives when it can"
+
+
+def instrument_a_service(evidence: Evidence) -> Iterator[str]:
+    """Process spans of the alerter, below the publish span: by hand and by the library."""
+    ids = evidence.viewer.trace_ids_of("alerter", 0, time.time_ns())
+    traces = [evidence.viewer.trace(trace_id) for trace_id in ids]
+    own = [(span, spans) for spans in traces for span in spans if span.service == "alerter"]
+    if not own:
+        yield "no span of a service called alerter: set up OpenTelemetry in workshop/mine/4-alerter.py, and run it"
+        return
+    if not any(span.kind == "Consumer" for span, _ in own):
+        yield f"the kind of {own[0][0].name} is {own[0][0].kind}; that of a process span is CONSUMER"
+        return
+    below = [span for span, spans in own if any(span in children(spans, parent) for parent in publishes(spans))]
+    if not below:
+        yield f"{own[0][0].name} of the alerter is not below a publish span: extract the context, and start it in that"
+        return
+    # The library alone says where the context was from.
+    by_library = [span for span in below if "mqtt.context_source" in span.attributes]
+    by_hand = [span for span in below if span not in by_library]
+    if not by_hand:
+        yield "no process span by hand: make one in on_message, without the library"
+    for name in ("messaging.system", "messaging.operation.type", "messaging.destination.name"):
+        if by_hand and not any(name in span.attributes for span in by_hand):
+            yield f"the process span by hand lacks the attribute {name}"
+    if not by_library:
+        yield "no process span by the library: PahoMqttInstrumentor().instrument() in place of your own span"
+
+
+def publishes(spans: list[Span]) -> list[Span]:
+    """The publish spans of a trace."""
+    return [span for span in spans if span.kind == "Producer"]
+
+
+def process_a_batch(evidence: Evidence) -> Iterator[str]:
+    """A batch, and one of the readings that it is linked to."""
+    recent = [evidence.viewer.trace(found) for found in evidence.viewer.trace_ids(0, time.time_ns())[:RECENT_READINGS]]
+    if not any(span.links for spans in recent for span in spans):
+        yield f"no span in the last {RECENT_READINGS} traces has a link: start the consumer with BATCH_SIZE=5"
+        return
+    batch, reading = evidence.trace("BATCH_TRACE"), evidence.trace("READING_TRACE")
+    links = {trace_id for span in roots(batch) for trace_id, _ in span.links}
+    if batch and len(links) < 2:
+        yield "the root of BATCH_TRACE has no links to several traces"
+    elif links and reading and reading[0].trace_id not in links:
+        yield "the process span of BATCH_TRACE has no link to READING_TRACE; open its links in the viewer"
+    answer = evidence.answers.get("READINGS")
+    if links and answer and answer != str(len(links)):
+        yield f"READINGS is {answer}; count the links of the process span, or read messaging.batch.message_count"
+
+
+def follow_a_dead_letter(evidence: Evidence) -> Iterator[str]:
+    """The trace of a reading that echo refused, and why it did."""
+    dead = evidence.traces("mqtt.dead_letter", f"dead-letter/{TOPIC}")
+    if not dead:
+        yield f"no reading of workshop-001 is in the dead letters: {PUBLISH} --broken"
+        return
+    spans = evidence.trace("DEAD_LETTER_TRACE")
+    if spans and spans[0].trace_id not in {found[0].trace_id for found in dead}:
+        yield "DEAD_LETTER_TRACE is not that of a dead letter of workshop-001; its traceparent is in the dead letter"
+        return
+    process = of_kind(spans, "Consumer")
+    answer = evidence.answers.get("FIELD")
+    if process and answer and f'"{answer}"]' not in process.status_message:
+        yield f"FIELD is {answer}; read the error of the process span, which says what echo answered"
+
+
+def outlive_the_collector(evidence: Evidence) -> Iterator[str]:
+    """A trace that came late, and a reading whose trace is not whole."""
+    if "Exporting failed. Will retry" not in evidence.runtime.log_text("collector"):
+        yield "the Collector has not had to try an export again: `make down PART=gateway`, and publish"
+    late = evidence.traces("messaging.destination.name", "sensors/scout-away/reading")
+    if not any(kinds(spans) == READING for spans in late):
+        yield f"no whole trace of scout-away: {PUBLISH} --device scout-away, then `make up`, and some seconds"
+    yield from _lost(evidence, "LOST_READING")
+
+
+def sample(evidence: Evidence) -> Iterator[str]:
+    """Baggage that became attributes, and a reading that was processed without a trace."""
+    if not any(_has_site(spans) for spans in evidence.traces("messaging.destination.name", TOPIC)):
+        yield f"no spans of consumer and echo with site.id=workshop: {PUBLISH} --baggage site.id=workshop"
+    recent = evidence.processed()[-RECENT_READINGS:]
+    if all(evidence.is_whole(message_id) for message_id in recent):
+        yield f"each of the last {len(recent)} readings has its trace: start the stack with a ratio below 1"
+        return
+    yield from _lost(evidence, "UNSAMPLED_READING")
+
+
+def _has_site(spans: list[Span]) -> bool:
+    away = [span for span in spans if span.kind in ("Consumer", "Server")]
+    return len(away) == 2 and all(span.attributes.get("site.id") == "workshop" for span in away)
+
+
+def _lost(evidence: Evidence, name: str) -> Iterator[str]:
+    answer = evidence.answers.get(name)
+    if answer and answer not in evidence.processed():
+        yield f"{name} is {answer}, which is in no line `processed reading` of `make logs PART=consumer`"
+    elif answer and evidence.is_whole(answer):
+        yield f"{name} is {answer}, and the backend holds its whole trace: `make trace ID={answer}`"
+
+
+EXERCISES = {
+    "1": Exercise(
+        {
+            "READING_TRACE": "the id of the trace that `make verify` printed",
+            "BROKER_MS": "the milliseconds from the start of the publish span to the start of the process span",
+            "CLIENT_PORT": "the port that the consumer called echo from",
+        },
+        read_one_trace,
+    ),
+    "2": Exercise(
+        {
+            "PUBLISH_TRACE": "the id of the trace that holds the publish span of a reading and nothing else",
+            "ORPHAN_TRACE": "the id of the trace in which the same reading was processed",
+        },
+        lose_the_context,
+    ),
+    "3": Exercise({"LOST_TRACE": "the id of the trace of the reading that was lost"}, publish_with_qos_0),
+    "4": Exercise({}, instrument_a_service),
+    "5": Exercise(
+        {
+            "BATCH_TRACE": "the id of the trace of a batch",
+            "READINGS": "how many readings are in it",
+            "READING_TRACE": "the id of the trace of one of them",
+        },
+        process_a_batch,
+    ),
+    "6": Exercise(
+        {
+            "DEAD_LETTER_TRACE": "the id of the trace that the dead letter carries",
+            "FIELD": "the field of the reading that echo refused",
+        },
+        follow_a_dead_letter,
+    ),
+    "7": Exercise(
+        {"LOST_READING": "the message_id of a reading that was processed, but has no whole trace"},
+        outlive_the_collector,
+    ),
+    "8": Exercise({"UNSAMPLED_READING": "the message_id of a reading that was processed but has no trace"}, sample),
+}

@@ -1,0 +1,44 @@
+"""Says which of five readings are warm, and knows nothing of tracing."""
+
+import json
+import os
+from itertools import count
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+READINGS = 5
+judged = count(1)
+
+
+def on_connect(client: mqtt.Client, *_: Any) -> None:
+    """Subscribes; after each reconnect, too."""
+    client.subscribe("sensors/+/reading", qos=1)
+
+
+def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
+    """Judges a reading; leaves after the last."""
+    judge(message)
+    if next(judged) == READINGS:
+        client.disconnect()
+
+
+def judge(message: mqtt.MQTTMessage) -> None:
+    """Says whether it is warm."""
+    reading = json.loads(message.payload)
+    print(reading["device_id"], "is warm" if reading["temperature_c"] > 21 else "is fine")
+
+
+def main() -> None:
+    """Subscribes, and ends after five readings."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set("operator", "operator-secret")
+    client.on_connect = on_connect
+    client.on_message = on_message
+    client.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))
+    client.loop_forever()
+
+
+if __name__ == "__main__":
+    main()
