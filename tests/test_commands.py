@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Stack
+from harness import Stack, eventually
 
 
 def processes_of(stack: Stack) -> list[str]:
@@ -67,6 +67,32 @@ def test_up_prints_what_to_open_and_ps_shows_every_part(stack: Stack) -> None:
     assert dict(rows) == dict.fromkeys(
         ["collector", "consumer", "echo", "gateway", "issuer", "mosquitto", "producer", "viewer"], "healthy"
     )
+
+
+def test_down_stops_one_part_and_up_starts_it_again(stack: Stack) -> None:
+    down = stack.run("down", "echo")
+    assert (down.returncode, down.stdout) == (0, "echo is stopped; `make up` starts it again.\n")
+    states = {name: state for name, state, _ in stack.runtime.states()}
+    assert states.pop("echo") == "stopped"
+    assert set(states.values()) == {"healthy"}
+    assert stack.run("down", "echo").returncode == 0
+    stack.up()
+    eventually(lambda: {state for _, state, _ in stack.runtime.states()} == {"healthy"}, seconds=5)
+
+
+def test_up_waits_for_the_consumer_that_was_stopped_a_moment_ago(stack: Stack) -> None:
+    heartbeat = stack.settings.run_dir / "consumer.healthy"
+    assert stack.run("down", "consumer").returncode == 0
+    stopped = heartbeat.stat().st_mtime
+    stack.up()
+    assert heartbeat.stat().st_mtime > stopped
+
+
+def test_down_names_a_part_that_is_none(stack: Stack) -> None:
+    done = stack.run("down", "ecko")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PART is 'ecko'; it must be one of ")
+    assert {state for _, state, _ in stack.runtime.states()} == {"healthy"}
 
 
 def test_logs_prints_the_end_of_one_part(stack: Stack) -> None:

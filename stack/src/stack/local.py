@@ -244,6 +244,8 @@ class LocalRuntime:
     def _start(self, name: str) -> None:
         with self._supervisor() as supervisor:
             if supervisor.getProcessInfo(name)["state"] in STOPPED:
+                # The last beat of its predecessor says nothing of it.
+                (self._run / f"{name}.healthy").unlink(missing_ok=True)
                 try:
                     supervisor.startProcess(name, False)
                 except Fault as fault:
