@@ -1,15 +1,19 @@
 """Each exercise of the workshop: its check names what is missing, its solution passes, and nothing of it stays."""
 
+import re
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from harness import Stack
+from harness import Stack, eventually
 from stack.part import local_url
 from stack.settings import ROOT
-from stack.workshop import WORKSHOP, blocks
-from stack.workshop.exercises import EXERCISES
+from stack.workshop import BLOCK, MINE, WORKSHOP, answers_file, answers_to, blocks
+from stack.workshop.exercises import EXERCISES, READING, Evidence, kinds, still_missing
 
 # What the check says of a stack on which nobody has begun.
 BEGINNING = {
@@ -34,7 +38,11 @@ def stack(new_stack: Callable[..., Stack]) -> Stack:
     stack = new_stack()
     # The programs of the workshop have the default ports; facilitator.md says what to export for others.
     stack.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = local_url(stack.settings.otlp_grpc_port)
-    assert make(stack, "up").returncode == 0
+    for block in BLOCK.findall((WORKSHOP / "README.md").read_text()):
+        done = subprocess.run(
+            ["bash", "-euc", block], cwd=ROOT, env=stack.environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
     return stack
 
 
@@ -61,12 +69,30 @@ def work_tree() -> dict[str, bytes | str]:
 
 def started_as(stack: Stack) -> dict[str, dict[str, str]]:
     """The variables that each part runs with, and that all of them are healthy."""
-    states = stack.runtime.states()
-    assert {state for _, state, _ in states} == {"healthy"}, states
+    eventually(lambda: {state for _, state, _ in stack.runtime.states()} == {"healthy"}, seconds=5)
     return {
         name: {key: value for key, value in stack.runtime.environment(name).items() if key not in OF_THE_SHELL}
-        for name, _, _ in states
+        for name, _, _ in stack.runtime.states()
     }
+
+
+def missing(stack: Stack, exercise: str, **changed: str) -> list[str]:
+    """What the check says where these answers are others."""
+    answers = answers_to(exercise) | changed
+    evidence = Evidence(stack.runtime, stack.viewer, answers_file(exercise), answers)
+    return list(still_missing(EXERCISES[exercise], evidence))
+
+
+def wrong_answers(stack: Stack, name: str) -> list[str]:
+    """Answers of the right form, and of the wrong one."""
+    newest = stack.viewer.trace_ids(0, time.time_ns())
+    if name.endswith("_TRACE"):
+        return ["no id", "0" * 32, newest[0]]
+    if name.endswith("_READING"):
+        traces = (stack.viewer.trace(trace_id) for trace_id in newest)
+        whole = next(spans for spans in traces if kinds(spans) == READING)
+        return ["no id", str(whole[0].attributes.get("messaging.message.id", ""))]
+    return ["no number", "99999"]
 
 
 @pytest.mark.timeout(240)
@@ -85,6 +111,9 @@ def test_an_exercise_can_be_checked_solved_and_taken_back(stack: Stack, exercise
     after = make(stack, "check", f"EXERCISE={exercise}")
     assert after.returncode == 0, solved.stdout + solved.stderr + after.stdout
     assert after.stdout.startswith(f"✓ Exercise {exercise}. ")
+    for name in EXERCISES[exercise].questions:
+        for wrong in wrong_answers(stack, name):
+            assert missing(stack, exercise, **{name: wrong}), f"{name}={wrong} passes"
 
     taken_back = make(stack, "solution", f"EXERCISE={exercise}", "UNDO=1")
     assert taken_back.returncode == 0, taken_back.stdout + taken_back.stderr
@@ -92,3 +121,98 @@ def test_an_exercise_can_be_checked_solved_and_taken_back(stack: Stack, exercise
     assert started_as(stack) == settings
     verified = make(stack, "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_all_that_is_typed_is_where_the_solution_finds_it(exercise: str) -> None:
+    page = PAGES[exercise]
+    headings = ("Steps", "Check", "Solution", "Take it back")
+    assert re.findall("^## (.*)$", page.read_text(), re.M) == list(headings)
+    assert [block for heading in headings for block in blocks(page, heading)] == BLOCK.findall(page.read_text())
+    # A name that is asked for is explained.
+    assert all(f"\n{name}= " in page.read_text() for name in EXERCISES[exercise].questions)
+
+
+def test_the_minutes_of_the_exercises_are_those_of_the_workshop() -> None:
+    words = {"Ten": 10, "Twenty": 20}
+    minutes = {number: words[re.findall(r"(\w+) minutes\.", page.read_text())[0]] for number, page in PAGES.items()}
+    assert sum(minutes.values()) == 90
+    for page, row in (("README.md", r"\[(\d)\. .*\| (\d+) \|"), ("facilitator.md", r"^\| (\d) \| (\d+) \|")):
+        table = re.findall(row, (WORKSHOP / page).read_text(), re.M)
+        assert {number: int(given) for number, given in table} == minutes
+
+
+@pytest.fixture
+def own_file() -> Iterator[Path]:
+    """An answer that somebody has written to exercise 3."""
+    file = MINE / "3.env"
+    file.write_text("LOST_TRACE=mine\n")
+    yield file
+    file.unlink()
+
+
+def test_a_solution_leaves_what_somebody_has_made(stack: Stack, own_file: Path) -> None:
+    refused = make(stack, "solution", "EXERCISE=3")
+    assert refused.returncode != 0
+    said = "yours, and the solution would write over it; move it out of workshop/mine first"
+    assert refused.stderr.splitlines()[0] == f"error: workshop/mine/3.env: {said}"
+    assert refused.stdout == ""
+    # Whoever did the steps by hand gets the stack back all the same.
+    stack.stop_part("consumer")
+    taken_back = make(stack, "solution", "EXERCISE=3", "UNDO=1")
+    assert taken_back.stdout.endswith("The stack is as it was. Your files stay: workshop/mine/3.env.\n")
+    eventually(lambda: ("consumer", "healthy") in [row[:2] for row in stack.runtime.states()], seconds=5)
+    assert own_file.read_text() == "LOST_TRACE=mine\n"
+
+
+def test_what_was_made_of_a_solution_is_not_deleted(stack: Stack) -> None:
+    assert make(stack, "solution", "EXERCISE=1").returncode == 0
+    answers = MINE / "1.env"
+    solution = answers.read_text()
+    again = make(stack, "solution", "EXERCISE=1")
+    assert "error: the solution is applied already; `make solution EXERCISE=1 UNDO=1` takes it back\n" in again.stderr
+    answers.write_text("changed")
+    refused = make(stack, "solution", "EXERCISE=1", "UNDO=1")
+    said = "changed since the solution was applied; move it out of workshop/mine first"
+    assert f"error: workshop/mine/1.env: {said}\n" in refused.stderr
+    assert answers.read_text() == "changed"
+    answers.write_text(solution)
+    assert make(stack, "solution", "EXERCISE=1", "UNDO=1").returncode == 0
+    assert not answers.exists()
+
+
+@pytest.mark.parametrize("command", ["check", "solution"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "EXERCISE is not set; it is the number of an exercise, 1 to 8"),
+        (("EXERCISE=9",), "EXERCISE is '9'; it must be the number of an exercise, 1 to 8"),
+    ],
+)
+def test_an_exercise_that_is_none_is_named(stack: Stack, command: str, given: tuple[str, ...], said: str) -> None:
+    done = make(stack, command, *given)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == f"error: {said}"
+
+
+def test_the_check_tells_how_far_somebody_has_come_by_hand(stack: Stack, tmp_path: Path) -> None:
+    solution = (WORKSHOP / "solutions" / "alerter_by_hand.py").read_text().replace("READINGS = 5", "READINGS = 1")
+    environment = stack.environment | {"MQTT_PORT": str(stack.settings.mqtt_port)}
+    # In this order: what is in the backend stays there, so each run leaves out less than the one before.
+    for left_out, said in (
+        (
+            ("        kind=SpanKind.CONSUMER,\n", "        context=extract(dict(user_properties)),\n"),
+            "is INTERNAL; that of",
+        ),
+        (("        context=extract(dict(user_properties)),\n",), "is not below a publish span"),
+        (('            "messaging.system": "mqtt",\n',), "lacks the attribute messaging.system"),
+        ((), "no process span by the library"),
+    ):
+        program = tmp_path / "alerter.py"
+        text = solution
+        for line in left_out:
+            assert line in text
+            text = text.replace(line, "")
+        program.write_text(text)
+        subprocess.run([sys.executable, str(program)], env=environment, check=True, timeout=60, capture_output=True)
+        eventually(lambda said=said: [line for line in missing(stack, "4") if said in line], seconds=10)

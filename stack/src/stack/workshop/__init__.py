@@ -43,7 +43,7 @@ def check(runtime: Runtime, settings: Settings, exercise: str) -> int:
         StackError: If there is no such exercise, or no backend on this machine.
     """
     page = page_of(exercise)
-    evidence = Evidence(runtime, local_viewer(settings), answers_file(exercise), _answers(exercise))
+    evidence = Evidence(runtime, local_viewer(settings), answers_file(exercise), answers_to(exercise))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while missing := list(still_missing(EXERCISES[exercise], evidence)):
         if time.monotonic() > deadline:
@@ -125,7 +125,8 @@ def answers_file(exercise: str) -> str:
     return _name(MINE / f"{exercise}.env")
 
 
-def _answers(exercise: str) -> dict[str, str]:
+def answers_to(exercise: str) -> dict[str, str]:
+    """The answers that are there, by their names."""
     return {name: value for name, value in dotenv_values(ROOT / answers_file(exercise)).items() if value}
 
 

@@ -164,7 +164,7 @@ def instrument_a_service(evidence: Evidence) -> Iterator[str]:
         yield "no span of a service called alerter: set up OpenTelemetry in workshop/mine/4-alerter.py, and run it"
         return
     if not any(span.kind == "Consumer" for span, _ in own):
-        yield f"the kind of {own[0][0].name} is {own[0][0].kind}; that of a process span is CONSUMER"
+        yield f"the kind of {own[0][0].name} is {own[0][0].kind.upper()}; that of a process span is CONSUMER"
         return
     below = [span for span, spans in own if any(span in children(spans, parent) for parent in publishes(spans))]
     if not below:
