@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness import Stack, eventually
-from stack.part import local_url
 from stack.settings import ROOT
 from stack.workshop import BLOCK, MINE, WORKSHOP, answers_file, answers_to, blocks
 from stack.workshop.exercises import EXERCISES, READING, Evidence, kinds, still_missing
@@ -36,8 +35,6 @@ PAGES = {exercise: next(WORKSHOP.glob(f"{exercise}-*.md")) for exercise in EXERC
 def stack(new_stack: Callable[..., Stack]) -> Stack:
     """One for all exercises: each leaves it as it was."""
     stack = new_stack()
-    # The programs of the workshop have the default ports; facilitator.md says what to export for others.
-    stack.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = local_url(stack.settings.otlp_grpc_port)
     for block in BLOCK.findall((WORKSHOP / "README.md").read_text()):
         done = subprocess.run(
             ["bash", "-euc", block], cwd=ROOT, env=stack.environment, capture_output=True, check=False
@@ -197,7 +194,6 @@ def test_an_exercise_that_is_none_is_named(stack: Stack, command: str, given: tu
 
 def test_the_check_tells_how_far_somebody_has_come_by_hand(stack: Stack, tmp_path: Path) -> None:
     solution = (WORKSHOP / "solutions" / "alerter_by_hand.py").read_text().replace("READINGS = 5", "READINGS = 1")
-    environment = stack.environment | {"MQTT_PORT": str(stack.settings.mqtt_port)}
     # In this order: what is in the backend stays there, so each run leaves out less than the one before.
     for left_out, said in (
         (
@@ -214,5 +210,7 @@ def test_the_check_tells_how_far_somebody_has_come_by_hand(stack: Stack, tmp_pat
             assert line in text
             text = text.replace(line, "")
         program.write_text(text)
-        subprocess.run([sys.executable, str(program)], env=environment, check=True, timeout=60, capture_output=True)
+        subprocess.run(
+            [sys.executable, str(program)], env=stack.environment, check=True, timeout=60, capture_output=True
+        )
         eventually(lambda said=said: [line for line in missing(stack, "4") if said in line], seconds=10)

@@ -50,7 +50,8 @@ def main() -> None:
     options = parser.parse_args()
 
     provider = TracerProvider(resource=Resource.create({"service.name": "publisher"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    collector = f"http://127.0.0.1:{os.environ.get('OTLP_GRPC_PORT', '4317')}"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector)))
     trace.set_tracer_provider(provider)
     PahoMqttInstrumentor().instrument(publish_hook=print_ids)
 

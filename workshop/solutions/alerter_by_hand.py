@@ -53,7 +53,8 @@ def judge(message: mqtt.MQTTMessage) -> None:
 def main() -> None:
     """Subscribes, and ends after five readings."""
     provider = TracerProvider(resource=Resource.create({"service.name": "alerter"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    collector = f"http://127.0.0.1:{os.environ.get('OTLP_GRPC_PORT', '4317')}"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector)))
     trace.set_tracer_provider(provider)
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.username_pw_set("operator", "operator-secret")

@@ -220,7 +220,6 @@ class LocalRuntime:
                 console.print(f"{part.name} starts again: {', '.join(changed)} changed.")
                 with self._supervisor() as supervisor:
                     supervisor.stopProcess(part.name)
-                (self._run / f"{part.name}.healthy").unlink(missing_ok=True)
                 self._describe(part)
 
     def _start_supervisor(self) -> None:

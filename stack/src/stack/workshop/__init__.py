@@ -21,7 +21,6 @@ from rich.text import Text
 
 from stack.console import console
 from stack.errors import StackError
-from stack.part import local_url
 from stack.settings import ROOT, Settings
 from stack.show import local_viewer
 from stack.workshop.exercises import EXERCISES, Evidence, Runtime, still_missing
@@ -151,7 +150,7 @@ def _run(commands: list[str], runtime: Runtime, settings: Settings) -> None:
     environment |= {
         "RUNTIME": runtime.name,
         "MQTT_PORT": str(settings.mqtt_port),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_grpc_port),
+        "OTLP_GRPC_PORT": str(settings.otlp_grpc_port),
     }
     for command in commands:
         console.print(Padding(Text(command.rstrip(), style="bold"), (1, 0, 0, 2)))

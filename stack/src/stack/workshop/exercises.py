@@ -77,7 +77,7 @@ def still_missing(exercise: Exercise, evidence: Evidence) -> Iterator[str]:
         if name not in evidence.answers:
             yield f"{evidence.answers_file} has no {name}=: {question}"
         elif name.endswith("_TRACE") and not evidence.trace(name):
-            yield f"{name} is {evidence.answers[name]}, and the backend holds no such trace; a restart empties it"
+            yield f"{name} is {evidence.answers[name]}, and the backend holds no such trace; `make down` empties it"
 
 
 def kinds(spans: list[Span]) -> list[str]:
