@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -105,6 +106,8 @@ def test_an_exercise_can_be_checked_solved_and_taken_back(stack: Stack, exercise
 
     solved = make(stack, "solution", f"EXERCISE={exercise}")
     assert solved.returncode == 0, solved.stdout + solved.stderr
+    for command in blocks(PAGES[exercise], "Steps") + blocks(PAGES[exercise], "Solution"):
+        assert indent(command, "  ") in solved.stdout
     after = make(stack, "check", f"EXERCISE={exercise}")
     assert after.returncode == 0, solved.stdout + solved.stderr + after.stdout
     assert after.stdout.startswith(f"✓ Exercise {exercise}. ")

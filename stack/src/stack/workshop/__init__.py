@@ -14,9 +14,9 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from textwrap import indent
 
 from dotenv import dotenv_values
-from rich.padding import Padding
 from rich.text import Text
 
 from stack.console import console
@@ -153,7 +153,7 @@ def _run(commands: list[str], runtime: Runtime, settings: Settings) -> None:
         "OTLP_GRPC_PORT": str(settings.otlp_grpc_port),
     }
     for command in commands:
-        console.print(Padding(Text(command.rstrip(), style="bold"), (1, 0, 0, 2)))
+        console.print(Text("\n" + indent(command.rstrip(), "  "), style="bold"))
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=environment, check=False)
         if done.returncode != 0:
             raise StackError(f"this failed, with exit code {done.returncode}: {command.splitlines()[0]}")
