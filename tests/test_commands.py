@@ -44,19 +44,33 @@ def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Sta
     assert "SIGKILL" not in (stack.settings.run_dir / "supervisord.log").read_text()
 
 
-def test_up_starts_again_what_has_other_settings_now(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack()
-    stack.up()
+@pytest.mark.parametrize(
+    ("changed", "value", "parts"),
+    [
+        ("WORKERS", "3", ["consumer"]),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_on", ["echo", "consumer", "producer"]),
+        ("UNRELATED", "another terminal", []),
+    ],
+)
+def test_up_starts_again_what_has_other_settings_now(
+    restarted_stack: Stack, changed: str, value: str, parts: list[str]
+) -> None:
+    stack = restarted_stack
     pids = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
-
-    stack.environment |= {"WORKERS": "3", "UNRELATED": "other terminal"}
+    stack.environment[changed] = value
     done = stack.run("up")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "consumer starts again: WORKERS changed.\n" in done.stdout
-    after = {name: stack.pid(name) for name in pids}
-    assert [name for name in pids if after[name] != pids[name]] == ["consumer"]
-    assert stack.runtime.environment("consumer")["WORKERS"] == "3"
+    assert re.findall(r"(\S+) starts again: (\S+) changed\.\n", done.stdout) == [(part, changed) for part in parts]
+    assert [name for name in pids if stack.pid(name) != pids[name]] == parts
+    assert all(stack.runtime.environment(part)[changed] == value for part in parts)
     assert stack.run("verify").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def restarted_stack(new_stack: Callable[..., Stack]) -> Stack:
+    stack = new_stack()
+    stack.up()
+    return stack
 
 
 def test_up_prints_what_to_open_and_ps_shows_every_part(stack: Stack) -> None:

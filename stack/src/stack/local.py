@@ -321,7 +321,8 @@ def _environment(part: Part) -> dict[str, str]:
 def _settings_among(environment: dict[str, str], part: Part) -> dict[str, str]:
     """Those variables that are a part's settings; the others differ from one terminal to the next."""
     own = part.reads | part.defaults.keys() | part.environment.keys()
-    return {name: value for name, value in environment.items() if name in own or name.startswith("OTEL_")}
+    traced = "OTEL_SERVICE_NAME" in own
+    return {name: value for name, value in environment.items() if name in own or (traced and name.startswith("OTEL_"))}
 
 
 def _escaped(value: object) -> str:
