@@ -66,8 +66,9 @@ test: $(VENV)/ready ## Run every test, setting up all that they need
 test-matrix: $(VENV)/ready ## Test the instrumentation on every Python and paho-mqtt that it supports
 	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
 
-bench: $(VENV)/ready ## Measure the instrumentation against plain paho-mqtt
-	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/benchmarks/throughput.py
+bench: $(VENV)/ready ## Measure the stack against its limits, in 20 minutes (ONLY=consumer for one part)
+	@$(STACK) prepare
+	@PYTHONPATH=.:tests $(BIN)/python -m benchmarks $(ONLY)
 
 lint: $(VENV)/ready ## Check format, style, types, and that the lock files and the docs are current
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+"""Measures the stack against its limits: ``make bench``."""

@@ -1,0 +1,24 @@
+"""The consumer as it is; it stops when it has acknowledged ``READINGS`` readings."""
+
+import os
+import signal
+
+import paho.mqtt.client as mqtt
+
+from benchmarks.programs.stopwatch import Stopwatch
+from consumer.__main__ import main
+
+stopwatch = Stopwatch(int(os.environ["READINGS"]), then=lambda: os.kill(os.getpid(), signal.SIGTERM))
+original = mqtt.Client.ack
+
+
+def ack(client: mqtt.Client, mid: int, qos: int) -> mqtt.MQTTErrorCode:
+    """Acknowledges, and counts it."""
+    result = original(client, mid, qos)
+    stopwatch.tick()
+    return result
+
+
+if __name__ == "__main__":
+    mqtt.Client.ack = ack
+    raise SystemExit(main())

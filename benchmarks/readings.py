@@ -1,0 +1,82 @@
+"""Readings, and the way they come to the broker."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from uuid import uuid4
+
+import paho.mqtt.client as mqtt
+from harness import Stack
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+DEVICES = 100
+
+
+def reading(number: int, **more: object) -> dict[str, object]:
+    """A reading of one of a hundred devices."""
+    return {
+        "message_id": str(uuid4()),
+        "device_id": f"sensor-{number % DEVICES:03}",
+        "sequence": number,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "temperature_c": 20.5,
+        "humidity_pct": 40.1,
+        **more,
+    }
+
+
+def traced_properties(device_id: object) -> Properties:
+    """What the producer writes into a message: a trace context, sampled, and its baggage."""
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = [
+        ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"),
+        ("baggage", f"sensor.id={device_id},site.id=site-001"),
+    ]
+    return properties
+
+
+@contextmanager
+def connected(stack: Stack, role: str, client_id: str = "", clean_start: bool = True) -> Iterator[mqtt.Client]:
+    """A client with raw paho as one of the broker's users: producer, consumer or operator."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+    password = getattr(stack.settings, f"mqtt_{role}_password").get_secret_value()
+    client.username_pw_set(getattr(stack.settings, f"mqtt_{role}_username"), password)
+    client.max_inflight_messages_set(1000)
+    answered = Event()
+    client.on_connect = lambda *_: answered.set()
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 3600 if client_id else 0
+    client.connect("127.0.0.1", stack.settings.mqtt_port, clean_start=clean_start, properties=properties)
+    client.loop_start()
+    answered.wait(10)
+    yield client
+    client.disconnect()
+    client.loop_stop()
+
+
+def publish(stack: Stack, count: int, **more: object) -> None:
+    """Publishes readings, as fast as the broker acknowledges them."""
+    with connected(stack, "producer") as client:
+        infos: list[mqtt.MQTTMessageInfo] = []
+        for number in range(count):
+            made = reading(number, **more)
+            topic = f"sensors/{made['device_id']}/reading"
+            infos.append(client.publish(topic, json.dumps(made), 1, properties=traced_properties(made["device_id"])))
+        for info in infos:
+            info.wait_for_publish(60)
+
+
+def queue_up(stack: Stack, count: int, sessions: tuple[str, ...] = ("consumer",)) -> None:
+    """Leaves so many readings for the consumer: they wait at the broker, in its session."""
+    topic_filter = "sensors/+/reading" if len(sessions) == 1 else "$share/consumers/sensors/+/reading"
+    for session in sessions:
+        with connected(stack, "consumer", session) as client:
+            subscribed = Event()
+            client.on_subscribe = lambda *_, subscribed=subscribed: subscribed.set()
+            client.subscribe(topic_filter, 1)
+            subscribed.wait(10)
+    publish(stack, count)

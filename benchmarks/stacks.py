@@ -1,0 +1,80 @@
+"""Stacks of their own for the benchmarks, as the tests have them, and their parts as programs to be measured."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from harness import Stack, eventually, free_ports
+from recorder import recording
+
+from stack.part import local_url
+
+PRODUCER_STILL = {"DEVICES": "1", "INTERVAL_SECONDS": "86400"}
+
+
+@contextmanager
+def running_stack(**values: str) -> Iterator[Stack]:
+    """A whole stack on free ports, with the viewer."""
+    stack = Stack(Path(tempfile.mkdtemp(prefix="mqtt-tracing-bench-")), **values)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.runtime.down()
+        shutil.rmtree(stack.settings.run_dir)
+
+
+@contextmanager
+def running_stack_with_remote_scout(**values: str) -> Iterator[Stack]:
+    """A stack whose Collector sends to a Scout elsewhere: what stores and shows the spans does not run beside it."""
+    with recording() as scout:
+        scout.take = lambda path, body: None
+        with running_stack(**scout.scout_values, **values) as stack:
+            yield stack
+
+
+def environment(stack: Stack, part: str, **changed: str) -> dict[str, str]:
+    """What a part of the stack is started with, changed."""
+    return {**stack.runtime.environment(part), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changed}
+
+
+def measure(program: str, variables: dict[str, str], log: Path, seconds: float = 120) -> dict[str, Any]:
+    """Runs one of the programs in ``programs/``; returns what it measured."""
+    command = [sys.executable, "-m", f"benchmarks.programs.{program}"]
+    with log.open("a") as errors:
+        done = subprocess.run(
+            command, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=seconds, check=True
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def serving_echo(stack: Stack, module: str, **changed: str) -> Iterator[tuple[str, int]]:
+    """An echo beside the stack's own; its URL and process id."""
+    (port,) = free_ports(1)
+    variables = environment(stack, "echo", ECHO_PORT=str(port), **changed)
+    with subprocess.Popen([sys.executable, "-m", module], env=variables) as process:
+        eventually(lambda: listens(port))
+        yield local_url(port, "/echo"), process.pid
+        process.terminate()
+
+
+def listens(port: int) -> bool:
+    """Whether something listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
