@@ -1,11 +1,13 @@
 """What the instrumentation costs: raw paho against instrumented, on the publish and on the receive side.
 
-Beside them, what no instrumentation can do without: "user property" is raw paho with one user property in each message
-(on the receive side all have it, so that it is raw paho once more and shows the noise), "span" is raw paho with an SDK
-span of four attributes for each.
+QoS 1, handlers that do nothing, Mosquitto on the same cores. "One by one": each message when the one before is
+acknowledged. Beside them, what no instrumentation can do without: *user property* is raw paho with one user property in
+each message (on the receive side all have it, so that it is raw paho once more and shows the noise), *span* is raw paho
+with an SDK span of four attributes for each. *Sampled* has a batch processor whose exporter does nothing.
 
 Each run is a process of its own against one Mosquitto. The variants take turns within a round, and what is reported is
 the median over the rounds of the ratio to raw paho in the same round, so that other load on the machine matters little.
+Allocations are those of Python and of what it calls, counted by memray: those of a long run less those of a short one.
 """
 
 import argparse
@@ -22,13 +24,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from benchmarks.result import Result, Table, Target, alternating, median_ratio
+
+MESSAGES, ROUNDS = 3000, 5
+# Long enough that what a run allocates once does not count.
+SHORT_RUN, LONG_RUN = 300, 900
 VARIANTS = ["raw", "user property", "span", "sampled", "unsampled", "no SDK"]
 TOPIC = "sensors/sensor-001/reading"
 PAYLOAD = json.dumps(
@@ -160,7 +167,6 @@ def receive(port: int, count: int, receive_maximum: int = 65_535) -> tuple[float
 
     received = 0
     with connected(port, "receiver", on_message=on_message, receive_maximum=receive_maximum):
-        write("connected")
         done.wait(60)
     (started, cpu_started), (ended, cpu_ended) = times
     return ended - started, cpu_ended - cpu_started
@@ -173,28 +179,26 @@ def receive_one_by_one(port: int, count: int) -> tuple[float, float]:
 
 SIDES = {
     "publish one by one": publish_one_by_one,
-    "receive as published": receive,
     "receive one by one": receive_one_by_one,
     "publish flat out": publish,
     "receive flat out": receive,
 }
 
 
-def run(side: str, variant: str, port: int, count: int) -> tuple[float, float]:
-    """One run in a process of its own. This process, with raw paho, publishes what that one receives."""
+def run(side: str, variant: str, port: int, count: int, allocations: bool = False) -> list[float]:
+    """One run in a process of its own. This process, with raw paho, publishes before what that one receives.
+
+    Returns:
+        Seconds of time and of CPU time, or the number of allocations.
+    """
     if side.startswith("receive"):
         with connected(port, "receiver", clean_start=True) as client:
             client.subscribe(TOPIC, 1)
-    if side in ("receive one by one", "receive flat out"):
         publish(port, count, traced_properties())
-    command = [sys.executable, __file__, "--run", side, variant, str(port), "--messages", str(count)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        output = cast(TextIO, process.stdout)
-        if side == "receive as published":
-            output.readline()
-            publish_one_by_one(port, count, traced_properties())
-        seconds, cpu_seconds = json.loads(output.read().splitlines()[-1])
-    return seconds, cpu_seconds
+    options = ["--allocations"] if allocations else []
+    command = [sys.executable, "-m", "benchmarks.library", side, variant, str(port), str(count), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    return json.loads(done.stdout)
 
 
 @contextmanager
@@ -226,39 +230,69 @@ def accepts_connections(port: int) -> bool:
     return True
 
 
-def write(line: str) -> None:
-    """A line of output, at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def count_allocations(measured: Callable[[], object]) -> int:
+    """How often memory is allocated while something runs."""
+    import memray
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "allocations"
+        with memray.Tracker(file, trace_python_allocators=True):
+            measured()
+        return memray.FileReader(file).metadata.total_allocations
+
+
+def allocations_per_message(side: str, variant: str, port: int) -> float:
+    """How often memory is allocated for one message."""
+    (short,), (long,) = (run(side, variant, port, count, allocations=True) for count in (SHORT_RUN, LONG_RUN))
+    return (long - short) / (LONG_RUN - SHORT_RUN)
+
+
+def compare(side: str, port: int) -> tuple[Table, dict[str, float]]:
+    """All variants on one side; also the rate of each ÷ that of raw paho."""
+    runs = {variant: partial(run, side, variant, port, MESSAGES) for variant in VARIANTS}
+    found = alternating(runs, ROUNDS)
+    rates = {variant: [MESSAGES / seconds for seconds, _ in outcomes] for variant, outcomes in found.items()}
+    cpu = {variant: [seconds / MESSAGES * 1e6 for _, seconds in outcomes] for variant, outcomes in found.items()}
+    ratios = {variant: median_ratio(rates[variant], rates["raw"]) for variant in VARIANTS}
+    rows = [
+        [
+            variant,
+            statistics.median(rates[variant]),
+            ratios[variant],
+            statistics.median(cpu[variant]),
+            median_ratio(cpu[variant], cpu["raw"]),
+            allocations_per_message(side, variant, port),
+        ]
+        for variant in VARIANTS
+    ]
+    columns = ["", "messages/s", "rate ÷ raw", "CPU µs per message", "CPU ÷ raw", "allocations per message"]
+    return Table(f"{side.capitalize()} ({MESSAGES} messages, median of {ROUNDS})", columns, rows), ratios
+
+
+def benchmark() -> Result:
+    """Compares on each side."""
+    with mosquitto() as port:
+        found = {side: compare(side, port) for side in SIDES}
+    targets = [
+        Target(f"library, {side}, {variant} ÷ raw paho", wanted, found[side][1][variant])
+        for side in ("publish one by one", "receive one by one")
+        for variant, wanted in (("sampled", 0.85), ("unsampled", 0.95))
+    ]
+    return Result([table for table, _ in found.values()], targets)
 
 
 def main() -> None:
-    """Runs all variants and prints a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--messages", type=int, default=3000, help="messages in a run")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each variant")
-    parser.add_argument("--side", choices=SIDES, action="append", help="all by default")
-    parser.add_argument("--run", nargs=3, metavar=("SIDE", "VARIANT", "PORT"), help=argparse.SUPPRESS)
+    """One run, in the process that is measured."""
+    parser = argparse.ArgumentParser(description="Runs one variant and prints what it took.")
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("port", type=int)
+    parser.add_argument("messages", type=int)
+    parser.add_argument("--allocations", action="store_true", help="count them instead of taking the time")
     arguments = parser.parse_args()
-    if arguments.run:
-        side, variant, port = arguments.run
-        prepare(variant)
-        write(json.dumps(SIDES[side](int(port), arguments.messages)))
-        return
-    write("| side | variant | messages/s | µs of CPU per message | rate ÷ raw | CPU ÷ raw |")
-    write("| --- | --- | --- | --- | --- | --- |")
-    with mosquitto() as port:
-        for side in arguments.side or SIDES:
-            rounds = [
-                {variant: run(side, variant, port, arguments.messages) for variant in VARIANTS}
-                for _ in range(arguments.rounds)
-            ]
-            for variant in VARIANTS:
-                rate = statistics.median(arguments.messages / result[variant][0] for result in rounds)
-                cpu = statistics.median(result[variant][1] / arguments.messages * 1e6 for result in rounds)
-                rate_ratio = statistics.median(result["raw"][0] / result[variant][0] for result in rounds)
-                cpu_ratio = statistics.median(result[variant][1] / result["raw"][1] for result in rounds)
-                write(f"| {side} | {variant} | {rate:,.0f} | {cpu:.0f} | {rate_ratio:.2f} | {cpu_ratio:.2f} |")
+    prepare(arguments.variant)
+    measured = partial(SIDES[arguments.side], arguments.port, arguments.messages)
+    sys.stdout.write(json.dumps([count_allocations(measured)] if arguments.allocations else measured()))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def publish(stack: Stack, count: int, **more: object) -> None:
             info.wait_for_publish(60)
 
 
-def queue_up(stack: Stack, count: int, sessions: tuple[str, ...] = ("consumer",)) -> None:
+def queue_up(stack: Stack, count: int, sessions: tuple[str, ...] = ("consumer",), **more: object) -> None:
     """Leaves so many readings for the consumer: they wait at the broker, in its session."""
     topic_filter = "sensors/+/reading" if len(sessions) == 1 else "$share/consumers/sensors/+/reading"
     for session in sessions:
@@ -79,4 +79,4 @@ def queue_up(stack: Stack, count: int, sessions: tuple[str, ...] = ("consumer",)
             client.on_subscribe = lambda *_, subscribed=subscribed: subscribed.set()
             client.subscribe(topic_filter, 1)
             subscribed.wait(10)
-    publish(stack, count)
+    publish(stack, count, **more)

@@ -78,3 +78,26 @@ def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
+
+
+@contextmanager
+def program(
+    stack: Stack, part: str, module: str, output: Path = Path(os.devnull), **changed: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program with the variables of a part, until the block ends; what it prints goes to a file."""
+    command = [sys.executable, "-m", module]
+    log = stack.settings.run_dir / "logs" / f"{module}.log"
+    with (
+        output.open("ab") as out,
+        log.open("ab") as errors,
+        subprocess.Popen(command, env=environment(stack, part, **changed), stdout=out, stderr=errors) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def resident_mib(pid: int) -> float:
+    """Memory that a process holds, in MiB."""
+    return psutil.Process(pid).memory_info().rss / 2**20
