@@ -6,7 +6,8 @@ acknowledgement to its last. The Collector sends to a Scout elsewhere. Compared 
 - *tracing on*: the consumer as it is; *off*: the same with `OTEL_SDK_DISABLED=true`. Echo is the same for all, untraced;
 - *all traced*: echo as well, on the same cores;
 - *plain loop*: the same work from the network thread, one reading at a time, with no tracing;
-- *straight*: `requests` to the same echo without MQTT, as many threads and sessions as there are workers: the limit.
+- *straight*: `requests` to the same echo without MQTT, as many threads and sessions as there are workers: the limit;
+- *one core*: the same under `taskset`. Python's threads take turns anyway, and on one core they do it at a lower price.
 """
 
 import statistics
@@ -28,11 +29,12 @@ from benchmarks.stacks import (
 )
 from stack.part import local_url
 
-WORKERS = (1, 2, 4, 8, 16)
-SLOW_WORKERS = (4, 8, 16, 32)
+WORKERS = (1, 2, 4, 8)
+SLOW_WORKERS = (8, 16, 32)
 READINGS, ROUNDS = 5000, 3
-SWEEP_READINGS, SWEEP_ROUNDS = 1500, 2
+SWEEP_READINGS, SWEEP_ROUNDS = 1000, 2
 SLOW_READINGS, SLOW_SECONDS = 1000, 0.02
+CONSUMER = ("tracing off", "tracing on")
 OFF = {"OTEL_SDK_DISABLED": "true"}
 
 
@@ -45,13 +47,15 @@ class Run:
     around: dict[str, float]
 
 
-def run(stack: Stack, program: str, readings: int, parts: dict[str, int], **variables: str) -> Run:
+def run(
+    stack: Stack, program: str, readings: int, parts: dict[str, int], one_core: bool = False, **variables: str
+) -> Run:
     """Runs a program of ``programs/``; ``parts`` are the process ids of the parts around it."""
     if program != "straight_to_echo":
         queue_up(stack, readings)
     before = {name: cpu_seconds(pid) for name, pid in parts.items()}
     log = stack.settings.run_dir / "logs" / f"{program}.log"
-    found = measure(program, environment(stack, "consumer", READINGS=str(readings), **variables), log)
+    found = measure(program, environment(stack, "consumer", READINGS=str(readings), **variables), log, one_core)
     around = {name: (cpu_seconds(pid) - before[name]) / readings * 1e6 for name, pid in parts.items()}
     return Run((readings - 1) / found["seconds"], found["cpu_seconds"] / readings * 1e6, around)
 
@@ -72,7 +76,8 @@ def benchmark() -> Result:
                 parts=parts | {"echo": stack.pid("echo")},
                 ECHO_URL=local_url(stack.settings.echo_port, "/echo"),
             )
-            compared, targets = compare(programs | {"all traced": traced_echo}, best)
+            one_core = {f"{name}, one core": partial(programs[name], one_core=True) for name in ("straight", *CONSUMER)}
+            compared, targets = compare(programs | {"all traced": traced_echo} | one_core, best)
         with serving_echo(stack, "benchmarks.programs.slow_echo", SECONDS=str(SLOW_SECONDS)) as (url, pid):
             slow, slow_target = with_slow_echo(variants(stack, parts | {"echo": pid}, ECHO_URL=url))
     return Result([compared, sweep, slow], [*targets, slow_target])
@@ -91,7 +96,7 @@ def variants(stack: Stack, parts: dict[str, int], **variables: str) -> dict[str,
 
 def by_workers(programs: dict[str, Callable[..., Run]]) -> tuple[Table, int]:
     """The rate at each number of workers, and which of them is the best with tracing on."""
-    names = ("straight", "tracing off", "tracing on")
+    names = ("straight", *CONSUMER)
     runs = {
         (workers, name): partial(programs[name], readings=SWEEP_READINGS, WORKERS=str(workers))
         for workers in WORKERS
@@ -133,7 +138,7 @@ def compare(programs: dict[str, Callable[..., Run]], workers: int) -> tuple[Tabl
 
 def with_slow_echo(programs: dict[str, Callable[..., Run]]) -> tuple[Table, Target]:
     """While echo waits, other readings go on: the plain loop cannot do that."""
-    names = ("straight", "tracing off", "tracing on")
+    names = ("straight", *CONSUMER)
     runs = {
         (workers, name): partial(programs[name], readings=SLOW_READINGS, WORKERS=str(workers))
         for workers in SLOW_WORKERS

@@ -18,6 +18,7 @@ from recorder import recording
 
 from stack.part import local_url
 
+ONE_CORE = ("taskset", "--cpu-list", "0")
 PRODUCER_STILL = {"DEVICES": "1", "INTERVAL_SECONDS": "86400"}
 
 
@@ -47,12 +48,12 @@ def environment(stack: Stack, part: str, **changed: str) -> dict[str, str]:
     return {**stack.runtime.environment(part), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changed}
 
 
-def measure(program: str, variables: dict[str, str], log: Path, seconds: float = 120) -> dict[str, Any]:
-    """Runs one of the programs in ``programs/``; returns what it measured."""
-    command = [sys.executable, "-m", f"benchmarks.programs.{program}"]
+def measure(program: str, variables: dict[str, str], log: Path, one_core: bool = False) -> dict[str, Any]:
+    """Runs one of the programs in ``programs/``, on one core if asked to; returns what it measured."""
+    command = [*(ONE_CORE if one_core else []), sys.executable, "-m", f"benchmarks.programs.{program}"]
     with log.open("a") as errors:
         done = subprocess.run(
-            command, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=seconds, check=True
+            command, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=120, check=True
         )
     return json.loads(done.stdout.splitlines()[-1])
 
