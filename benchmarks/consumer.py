@@ -3,7 +3,7 @@
 The readings wait at the broker, in the consumer's session, before the consumer starts; the time runs from its first
 acknowledgement to its last. The Collector sends to a Scout elsewhere. Compared are, in turns:
 
-- *tracing on*: the consumer as it is; *off*: the same with `OTEL_SDK_DISABLED=true`. Echo is the same for all, untraced;
+- *tracing on*: the consumer as it is; *off*: the same with `OTEL_SDK_DISABLED=true`. Echo, untraced, is the same;
 - *all traced*: echo as well, on the same cores;
 - *plain loop*: the same work from the network thread, one reading at a time, with no tracing;
 - *straight*: `requests` to the same echo without MQTT, as many threads and sessions as there are workers: the limit;
@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from harness import Stack
-
 from benchmarks.readings import queue_up
 from benchmarks.result import Result, Table, Target, alternating, median_ratio
 from benchmarks.stacks import (
@@ -27,6 +25,7 @@ from benchmarks.stacks import (
     running_stack_with_remote_scout,
     serving_echo,
 )
+from harness import Stack
 from stack.part import local_url
 
 WORKERS = (1, 2, 4, 8)

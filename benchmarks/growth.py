@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-from harness import Stack, eventually
 
 from benchmarks.readings import queue_up
 from benchmarks.result import Result, Table
@@ -27,10 +26,17 @@ from benchmarks.stacks import (
     running_stack_with_remote_scout,
     serving_echo,
 )
+from harness import Stack, eventually
 from stack.parts import consumer_names
 
 DEVICES, RATE, SECONDS = (1, 100, 1000, 10_000), 100, 10
-PADDINGS = {"as it is": (0, 2000), "1 KiB": (2**10, 2000), "16 KiB": (2**14, 1000), "64 KiB": (2**16, 500), "256 KiB": (2**18, 200)}
+PADDINGS = {
+    "as it is": (0, 2000),
+    "1 KiB": (2**10, 2000),
+    "16 KiB": (2**14, 1000),
+    "64 KiB": (2**16, 500),
+    "256 KiB": (2**18, 200),
+}
 CONSUMERS, SHARED_READINGS, ROUNDS = (1, 2, 3), 3000, 2
 OVERLOAD_READINGS, OVERLOAD_QUEUE = 3000, 2048
 
@@ -53,8 +59,8 @@ def by_devices(stack: Stack) -> Table:
     """CPU and memory of a producer by the number of its devices."""
     rows: list[list[str | float]] = []
     for devices in DEVICES:
-        settings = {"DEVICES": str(devices), "INTERVAL_SECONDS": str(devices / RATE)}
-        with program(stack, "producer", "producer", **settings) as process:
+        interval = str(devices / RATE)
+        with program(stack, "producer", "producer", DEVICES=str(devices), INTERVAL_SECONDS=interval) as process:
             eventually(lambda process=process: psutil.Process(process.pid).num_threads() > 2)
             time.sleep(2)  # the start is another matter
             before = cpu_seconds(process.pid)

@@ -6,17 +6,16 @@ the viewer holds the spans of consumer and echo, asked every 10 ms, one reading 
 """
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import Stack, eventually, free_ports
-from paho.mqtt.properties import Properties
-
 from benchmarks.readings import connected, reading, traced_properties
 from benchmarks.result import Result, Table, percentile
 from benchmarks.stacks import PRODUCER_STILL, program, running_stack
+from harness import Stack, eventually, free_ports
 from stack.part import answers, local_url
 
 RATES, SECONDS = (10, 100, 300), 12
@@ -81,8 +80,8 @@ def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
 def milliseconds_to_viewer(stack: Stack) -> float:
     """Publishes one reading and looks until its trace is there."""
     made = reading(0)
-    properties: Properties = traced_properties(made["device_id"])
-    trace_id = properties.UserProperty[0][1].split("-")[1]
+    trace_id = secrets.token_hex(16)
+    properties = traced_properties(made["device_id"], trace_id)
     with connected(stack, "producer") as client:
         started = time.monotonic()
         client.publish(f"sensors/{made['device_id']}/reading", json.dumps(made), 1, properties=properties)

@@ -8,10 +8,11 @@ from threading import Event
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
-from harness import Stack
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+
+from harness import Stack
 
 DEVICES = 100
 
@@ -29,11 +30,11 @@ def reading(number: int, **more: object) -> dict[str, object]:
     }
 
 
-def traced_properties(device_id: object) -> Properties:
-    """What the producer writes into a message: a trace context, sampled, and its baggage."""
+def traced_properties(device_id: object, trace_id: str | None = None) -> Properties:
+    """What the producer writes into a message: the context of a trace, sampled, and its baggage."""
     properties = Properties(PacketTypes.PUBLISH)
     properties.UserProperty = [
-        ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"),
+        ("traceparent", f"00-{trace_id or secrets.token_hex(16)}-{secrets.token_hex(8)}-01"),
         ("baggage", f"sensor.id={device_id},site.id=site-001"),
     ]
     return properties

@@ -61,6 +61,8 @@ def cell(value: Cell) -> str:
     """A figure with as many digits as say something."""
     if isinstance(value, str):
         return value
+    if isinstance(value, int):
+        return f"{value:,}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import Stack, eventually, free_ports
 from recorder import recording
 
+from harness import Stack, eventually, free_ports
 from stack.part import local_url
 
 ONE_CORE = ("taskset", "--cpu-list", "0")

@@ -4,6 +4,7 @@ import os
 import signal
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import MQTTErrorCode
 
 from benchmarks.programs.stopwatch import Stopwatch
 from consumer.__main__ import main
@@ -12,9 +13,9 @@ stopwatch = Stopwatch(int(os.environ["READINGS"]), then=lambda: os.kill(os.getpi
 original = mqtt.Client.ack
 
 
-def ack(client: mqtt.Client, mid: int, qos: int) -> mqtt.MQTTErrorCode:
+def ack(self: mqtt.Client, mid: int, qos: int) -> MQTTErrorCode:
     """Acknowledges, and counts it."""
-    result = original(client, mid, qos)
+    result = original(self, mid, qos)
     stopwatch.tick()
     return result
 
