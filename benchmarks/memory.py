@@ -4,7 +4,6 @@ The whole stack with the viewer, everything traced. *At rest*: the default fleet
 readings a second for half a minute. `make up` is warm: everything is installed and built.
 """
 
-import json
 import statistics
 import subprocess
 import time
@@ -55,15 +54,18 @@ def timed(stack: Stack, command: str) -> float:
 
 
 def image_sizes() -> list[list[str | float]]:
-    """The sizes of the stack's images where an engine has them."""
+    """The sizes of the stack's images, in MB, where an engine can build them."""
     if not engine_answers():
         return [["no Docker engine answers", "not measured here"]]
-    command = ["docker", "compose", "config", "--images"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    return [[name, image_size(name)] for name in sorted(names)]
+    # A name that is the same wherever the checkout is.
+    compose = ["docker", "compose", "--project-name", "mqtt-tracing-bench"]
+    subprocess.run([*compose, "build", "--quiet"], cwd=ROOT, capture_output=True, timeout=300, check=True)
+    listed = subprocess.run([*compose, "config", "--images"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [[name, image_size(name)] for name in sorted(set(listed.stdout.split()))]
 
 
 def image_size(name: str) -> str | float:
     """The size of one image, in MB."""
-    done = subprocess.run(["docker", "image", "inspect", name], capture_output=True, text=True, check=False)
-    return json.loads(done.stdout)[0]["Size"] / 1e6 if done.returncode == 0 else "not measured here"
+    inspect = ["docker", "image", "inspect", "--format", "{{.Size}}", name]
+    done = subprocess.run(inspect, capture_output=True, text=True, check=False)
+    return float(done.stdout) / 1e6 if done.returncode == 0 else "not on this machine"
