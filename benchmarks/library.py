@@ -33,7 +33,7 @@ from paho.mqtt.properties import Properties
 
 from benchmarks.result import Result, Table, Target, alternating, median_ratio
 
-MESSAGES, ROUNDS = 3000, 5
+MESSAGES, ROUNDS = 3000, 7
 # Long enough that what a run allocates once does not count.
 SHORT_RUN, LONG_RUN = 300, 900
 VARIANTS = ["raw", "user property", "span", "sampled", "unsampled", "no SDK"]
