@@ -19,12 +19,15 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_proxy_of_the_environment_is_not_on_the_way_to_echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "")
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("ECHO_URL", f"http://127.0.0.1:{server.server_port}/echo")
+def test_what_the_environment_says_of_the_way_to_echo_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Answer) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("NO_PROXY", "")
+        # Nobody knows this name; the proxy is asked for it.
+        monkeypatch.setenv("ECHO_URL", "http://echo.invalid/echo")
         monkeypatch.setenv("RETRY_SECONDS", "0")
-        Echo(Settings(), threading.Event()).send(b"{}", None)
-        server.shutdown()
+        echo = Echo(Settings(), threading.Event())
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        echo.send(b"{}", None)
+        proxy.shutdown()
