@@ -17,6 +17,8 @@ from stack.settings import ROOT
 
 STARTS, REST_SECONDS = 3, 10
 LOAD_SECONDS = 30
+# Of the images, whatever the folder of the checkout is called.
+PROJECT = "mqtt-tracing-bench"
 
 
 def benchmark() -> Result:
@@ -57,11 +59,14 @@ def image_sizes() -> list[list[str | float]]:
     """The sizes of the stack's images, in MB, where an engine can build them."""
     if not engine_answers():
         return [["no Docker engine answers", "not measured here"]]
-    # A name that is the same wherever the checkout is.
-    compose = ["docker", "compose", "--project-name", "mqtt-tracing-bench"]
+    compose = ["docker", "compose", "--project-name", PROJECT]
     subprocess.run([*compose, "build", "--quiet"], cwd=ROOT, capture_output=True, timeout=300, check=True)
     listed = subprocess.run([*compose, "config", "--images"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [[name, image_size(name)] for name in sorted(set(listed.stdout.split()))]
+    names = sorted(set(listed.stdout.split()))
+    sizes = [[name, image_size(name)] for name in names]
+    built = [name for name in names if name.startswith(PROJECT)]
+    subprocess.run(["docker", "image", "rm", *built], capture_output=True, check=True)
+    return sizes
 
 
 def image_size(name: str) -> str | float:
