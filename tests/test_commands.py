@@ -94,6 +94,16 @@ def test_down_stops_one_part_and_up_starts_it_again(stack: Stack) -> None:
     eventually(lambda: {state for _, state, _ in stack.runtime.states()} == {"healthy"}, seconds=5)
 
 
+def test_up_starts_a_stopped_part_with_other_settings(stack: Stack) -> None:
+    assert stack.run("down", "echo").returncode == 0
+    changed = Stack(stack.settings.run_dir, **stack.values)
+    changed.environment["OTEL_LOG_LEVEL"] = "debug"
+    done = changed.run("up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "echo starts again: OTEL_LOG_LEVEL changed." in done.stdout
+    stack.up()
+
+
 def test_up_waits_for_the_consumer_that_was_stopped_a_moment_ago(stack: Stack) -> None:
     heartbeat = stack.settings.run_dir / "consumer.healthy"
     assert stack.run("down", "consumer").returncode == 0

@@ -218,8 +218,7 @@ class LocalRuntime:
             now = {"command": part.command, **_settings_among(_environment(part), part)}
             if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
                 console.print(f"{part.name} starts again: {', '.join(changed)} changed.")
-                with self._supervisor() as supervisor:
-                    supervisor.stopProcess(part.name)
+                self.stop(part.name)
                 self._describe(part)
 
     def _start_supervisor(self) -> None:
