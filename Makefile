@@ -9,8 +9,8 @@ COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, stateme
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-matrix bench lint format lock docs \
-	screenshots
+.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-matrix bench lint format \
+	lock docs screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

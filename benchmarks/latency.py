@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.readings import connected, reading, traced_properties
+from benchmarks.readings import connected, numbered_reading, traced_properties
 from benchmarks.result import Result, Table, percentile
 from benchmarks.stacks import PRODUCER_STILL, program, running_stack
 from harness import Stack, eventually, free_ports
@@ -60,7 +60,7 @@ def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
     with connected(stack, "producer") as client:
         due = time.monotonic()
         for number in range(rate * SECONDS):
-            made = reading(number)
+            made = numbered_reading(number)
             payload, properties = json.dumps(made), traced_properties(made["device_id"])
             time.sleep(max(0.0, due - time.monotonic()))
             sent[str(made["message_id"])] = time.time_ns()
@@ -79,7 +79,7 @@ def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
 
 def milliseconds_to_viewer(stack: Stack) -> float:
     """Publishes one reading and looks until its trace is there."""
-    made = reading(0)
+    made = numbered_reading(0)
     trace_id = secrets.token_hex(16)
     properties = traced_properties(made["device_id"], trace_id)
     with connected(stack, "producer") as client:

@@ -12,7 +12,6 @@ Allocations are those of Python and of what it calls, counted by memray: those o
 
 import argparse
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -204,9 +203,10 @@ def run(side: str, variant: str, port: int, count: int, allocations: bool = Fals
 @contextmanager
 def mosquitto() -> Iterator[int]:
     """A broker on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    from benchmarks.stacks import listens
+    from harness import free_ports
+
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder) / "mosquitto.conf"
         configuration.write_text(
@@ -215,19 +215,10 @@ def mosquitto() -> Iterator[int]:
         )
         with subprocess.Popen(["mosquitto", "-c", str(configuration)]) as process:
             pause = threading.Event()
-            while not accepts_connections(port):
+            while not listens(port):
                 pause.wait(0.01)
             yield port
             process.terminate()
-
-
-def accepts_connections(port: int) -> bool:
-    """Whether something listens."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def count_allocations(measured: Callable[[], object]) -> int:

@@ -5,29 +5,20 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
-from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from harness import Stack
+from harness import Stack, reading
 
 DEVICES = 100
 
 
-def reading(number: int, **more: object) -> dict[str, object]:
+def numbered_reading(number: int, **more: object) -> dict[str, object]:
     """A reading of one of a hundred devices."""
-    return {
-        "message_id": str(uuid4()),
-        "device_id": f"sensor-{number % DEVICES:03}",
-        "sequence": number,
-        "timestamp": "2026-01-01T00:00:00Z",
-        "temperature_c": 20.5,
-        "humidity_pct": 40.1,
-        **more,
-    }
+    return reading(device_id=f"sensor-{number % DEVICES:03}", sequence=number, **more)
 
 
 def traced_properties(device_id: object, trace_id: str | None = None) -> Properties:
@@ -64,7 +55,7 @@ def publish(stack: Stack, count: int, **more: object) -> None:
     with connected(stack, "producer") as client:
         infos: list[mqtt.MQTTMessageInfo] = []
         for number in range(count):
-            made = reading(number, **more)
+            made = numbered_reading(number, **more)
             topic = f"sensors/{made['device_id']}/reading"
             infos.append(client.publish(topic, json.dumps(made), 1, properties=traced_properties(made["device_id"])))
         for info in infos:

@@ -1,4 +1,4 @@
-"""Runs the stack under a steady load and prints the memory of each part: ``python benchmarks/soak.py [MINUTES]``.
+"""Runs the stack under a steady load and prints the memory of each part: ``python -m benchmarks.soak [MINUTES]``.
 
 100 sensors publish a reading a second each. The stack must not be up already.
 """
@@ -7,18 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+import psutil
 
 from stack.local import LocalRuntime
 from stack.settings import Settings
 
 LOAD = {"DEVICES": "100", "INTERVAL_SECONDS": "1", "RUNTIME": "local"}
-
-
-def resident_mib(pid: int) -> float:
-    """Memory that a process holds, in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
 
 
 def main() -> None:
@@ -33,7 +28,8 @@ def main() -> None:
         while (elapsed := time.monotonic() - started) < minutes * 60:
             with runtime._supervisor() as supervisor:
                 pids = [supervisor.getProcessInfo(name)["pid"] for name in names]
-            print(round(elapsed), *(f"{resident_mib(pid):.0f}" for pid in pids), sep="\t", flush=True)  # noqa: T201 (its output)
+            held = [psutil.Process(pid).memory_info().rss / 2**20 for pid in pids]
+            print(round(elapsed), *(f"{mib:.0f}" for mib in held), sep="\t", flush=True)  # noqa: T201 (its output)
             time.sleep(30)
     finally:
         runtime.down()

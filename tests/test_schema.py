@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.semconv.schemas import Schemas
 from recorder import Recorder, recording
 
-from harness import Stack, eventually
+from harness import Stack, eventually, reading
 from stack.settings import ROOT
 
 SCHEMA = ROOT / "telemetry" / "schema"
@@ -123,11 +123,6 @@ def facts_in(recorder: Recorder) -> set[Fact]:
 # ---------------------------------------------------------------------- the run
 
 
-def reading(**more: str) -> str:
-    taken = {"timestamp": "2026-01-01T00:00:00Z", "temperature_c": 20.5, "humidity_pct": 40.1}
-    return json.dumps({"message_id": str(uuid4()), "device_id": "foreign", "sequence": 1, **taken, **more})
-
-
 def with_traceparents(*values: str) -> list[str]:
     pairs = [word for value in values for word in ("-D", "publish", "user-property", "traceparent", value)]
     return ["-V", "mqttv5", *pairs]
@@ -154,7 +149,8 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
         publish("sensors/legacy/reading", "no JSON", *with_traceparents(*traceparents))
 
     def enveloped() -> bool:
-        publish("sensors/enveloped/reading", reading(traceparent=traceparent), "-V", "mqttv311")
+        payload = json.dumps(reading(device_id="foreign", traceparent=traceparent))
+        publish("sensors/enveloped/reading", payload, "-V", "mqttv311")
         return has("mqtt.context_source", "value", "json_payload")
 
     eventually(enveloped)
@@ -166,7 +162,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
     eventually(lambda: any("ConnectionError" in str(source) for source in recorder.spans))
     stack.stop_part("consumer")
     for number in range(6):
-        publish(f"sensors/foreign-{number}/reading", reading())
+        publish(f"sensors/foreign-{number}/reading", json.dumps(reading(device_id="foreign")))
     stack.start_part("echo")
     stack.start_part("consumer")
     eventually(lambda: has("consumer span", "mqtt.dup", "boolean"))

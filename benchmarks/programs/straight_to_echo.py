@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import requests
 
 from benchmarks.programs.stopwatch import Stopwatch
-from benchmarks.readings import reading
+from benchmarks.readings import numbered_reading
 
 
 def work(payloads: Iterator[tuple[str, bytes]], stopwatch: Stopwatch) -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     """Sends ``READINGS`` readings."""
     count = int(os.environ["READINGS"])
     stopwatch = Stopwatch(count)
-    readings = [reading(number) for number in range(count)]
+    readings = [numbered_reading(number) for number in range(count)]
     # Taking the next one from a list's iterator is one step for all threads.
     payloads = iter([(str(made["message_id"]), json.dumps(made).encode()) for made in readings])
     threads = [threading.Thread(target=work, args=(payloads, stopwatch)) for _ in range(int(os.environ["WORKERS"]))]
