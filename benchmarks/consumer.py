@@ -7,6 +7,7 @@ acknowledgement to its last. The Collector sends to a Scout elsewhere. Compared 
 - *all traced*: echo as well, on the same cores;
 - *plain loop*: the same work from the network thread, one reading at a time, with no tracing;
 - *straight*: `requests` to the same echo without MQTT, as many threads and sessions as there are workers: the limit;
+- *instructions*: what a worker's Python executes for a reading, counted; on a busy machine the same as on an idle one;
 - *one core*: the same under `taskset`. Python's threads take turns anyway, and on one core they do it at a lower price.
 """
 
@@ -35,6 +36,7 @@ SWEEP_READINGS, SWEEP_ROUNDS = 1000, 2
 SLOW_READINGS, SLOW_SECONDS = 1000, 0.02
 CONSUMER = ("tracing off", "tracing on")
 OFF = {"OTEL_SDK_DISABLED": "true"}
+EXPORTERS = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def benchmark() -> Result:
         with serving_echo(stack, "echo", **OFF) as (url, pid):
             programs = variants(stack, parts | {"echo": pid}, ECHO_URL=url)
             sweep, best = by_workers(programs)
+            counted = instructions(stack, ECHO_URL=url)
             traced_echo = partial(
                 run,
                 stack,
@@ -79,7 +82,7 @@ def benchmark() -> Result:
             compared, targets = compare(programs | {"all traced": traced_echo} | one_core, best)
         with serving_echo(stack, "benchmarks.programs.slow_echo", SECONDS=str(SLOW_SECONDS)) as (url, pid):
             slow, slow_target = with_slow_echo(variants(stack, parts | {"echo": pid}, ECHO_URL=url))
-    return Result([compared, sweep, slow], [*targets, slow_target])
+    return Result([compared, counted, sweep, slow], [*targets, slow_target])
 
 
 def variants(stack: Stack, parts: dict[str, int], **variables: str) -> dict[str, Callable[..., Run]]:
@@ -133,6 +136,21 @@ def compare(programs: dict[str, Callable[..., Run]], workers: int) -> tuple[Tabl
         Target("consumer, tracing off ÷ straight", 0.9, median_ratio(rates["tracing off"], rates["straight"])),
         Target("consumer, tracing on ÷ off", 0.85, median_ratio(rates["tracing on"], rates["tracing off"])),
     ]
+
+
+def instructions(stack: Stack, **variables: str) -> Table:
+    """What no machine's load changes."""
+    log = stack.settings.run_dir / "logs" / "reading_cost.log"
+    kinds: dict[str, dict[str, str]] = {
+        "tracing off": OFF,
+        "tracing on, nothing exported": dict.fromkeys(EXPORTERS, "none"),
+        "tracing on": {},
+    }
+    rows: list[list[str | float]] = [
+        [kind, measure("reading_cost", environment(stack, "consumer", **variables, **more), log)["instructions"]]
+        for kind, more in kinds.items()
+    ]
+    return Table("Bytecode instructions of a worker for a reading", ["", "instructions"], rows)
 
 
 def with_slow_echo(programs: dict[str, Callable[..., Run]]) -> tuple[Table, Target]:

@@ -85,7 +85,7 @@ class Echo:
             RefusedError: If echo refuses it (4xx).
             UnavailableError: If echo is still away, failing or talking nonsense when patience is at its end.
         """
-        self._patiently.copy()(self._post, payload, idempotency_key)
+        self._patiently(self._post, payload, idempotency_key)
 
     def _post(self, payload: bytes, idempotency_key: str | None) -> None:
         headers = {"Content-Type": "application/json"}
