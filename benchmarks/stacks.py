@@ -64,9 +64,11 @@ def serving_echo(stack: Stack, module: str, **changed: str) -> Iterator[tuple[st
     (port,) = free_ports(1)
     variables = environment(stack, "echo", ECHO_PORT=str(port), **changed)
     with subprocess.Popen([sys.executable, "-m", module], env=variables) as process:
-        eventually(lambda: listens(port))
-        yield local_url(port, "/echo"), process.pid
-        process.terminate()
+        try:
+            eventually(lambda: listens(port))
+            yield local_url(port, "/echo"), process.pid
+        finally:
+            process.terminate()
 
 
 def listens(port: int) -> bool:

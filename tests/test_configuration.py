@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -106,3 +107,10 @@ def test_pyright_checks_every_python_file_and_the_library_strictly(tmp_path: Pat
         reported[diagnostic["rule"]].add(Path(diagnostic["file"]).relative_to(tmp_path))
     assert reported["reportAssignmentType"] == files
     assert reported["reportMissingParameterType"] == library
+
+
+def test_benchmarks_tests_and_types_find_the_same_modules() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    folders = tools["pytest"]["ini_options"]["pythonpath"]
+    assert tools["pyright"]["extraPaths"] == folders
+    assert f"PYTHONPATH={':'.join(folders)} " in (ROOT / "Makefile").read_text()

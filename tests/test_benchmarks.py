@@ -1,4 +1,4 @@
-"""A reading does not become much dearer unnoticed. Counted are instructions, so a busy machine does not matter."""
+"""What is measured, as far as a busy machine does not matter: a reading does not become much dearer unnoticed."""
 
 from collections.abc import Callable
 
@@ -22,3 +22,8 @@ def test_a_worker_of_the_consumer_spends_little_on_a_reading(
     with serving_echo(stack, "echo", OTEL_SDK_DISABLED="true") as (url, _):
         found = measure("reading_cost", environment(stack, "consumer", ECHO_URL=url, **variables), log)
     assert 18_000 < found["instructions"] <= most_instructions
+
+
+def test_an_echo_of_a_benchmark_that_fails_ends(new_stack: Callable[..., Stack]) -> None:
+    with pytest.raises(ZeroDivisionError), serving_echo(new_stack(), "echo", OTEL_SDK_DISABLED="true"):
+        raise ZeroDivisionError
