@@ -66,7 +66,7 @@ test: $(VENV)/ready ## Run every test, setting up all that they need
 test-matrix: $(VENV)/ready ## Test the instrumentation on every Python and paho-mqtt that it supports
 	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
 
-bench: $(VENV)/ready ## Measure the stack against its limits, in 20 minutes (ONLY=consumer for one part)
+bench: $(VENV)/ready ## Measure the stack against its limits, in a quarter of an hour (ONLY=consumer for one part)
 	@$(STACK) prepare
 	@PYTHONPATH=tests:.:opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
