@@ -126,17 +126,28 @@ def test_logs_prints_the_end_of_one_part(stack: Stack) -> None:
     assert "sensors/" in done.stdout
 
 
-def test_a_port_in_use_is_named_with_its_variable(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack()
+def up_with_a_port_in_use(stack: Stack) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        stack.environment["ECHO_PORT"] = str(port)
-        done = stack.run("up")
+        asked = Stack(stack.settings.run_dir, **stack.values)
+        asked.environment["ECHO_PORT"] = str(port)
+        done = asked.run("up")
     assert done.returncode == 1
     assert f"in use by another program: ECHO_PORT={port}" in done.stderr
+
+
+def test_a_port_in_use_is_named_with_its_variable(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    up_with_a_port_in_use(stack)
     assert processes_of(stack) == []
+
+
+def test_a_stack_that_runs_goes_on_as_it_is_when_a_port_is_in_use(stack: Stack) -> None:
+    pids = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
+    up_with_a_port_in_use(stack)
+    assert {name: stack.pid(name) for name in pids} == pids
 
 
 def test_without_a_stack_verify_says_how_to_start_it(new_stack: Callable[..., Stack]) -> None:

@@ -61,6 +61,7 @@ class LocalRuntime:
             raise StackError(
                 "the stack runs with other parts than CONSUMERS, BACKENDS and SCOUT_* ask for; run `make down up`"
             )
+        self._claim_ports(running)
         if self._settings.mqtt_tls:
             certificates.prepare(self._settings.tls_folder)
         if "prometheus" in self._settings.backends:
@@ -68,7 +69,6 @@ class LocalRuntime:
         if running:
             self._stop_changed(parts)
         else:
-            check_ports(self._settings.ports())
             self._write(parts)
             self._start_supervisor()
         started = time.monotonic()
@@ -184,10 +184,19 @@ class LocalRuntime:
         with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
             yield proxy.supervisor
 
+    def _claim_ports(self, running: bool) -> None:
+        """Refuses ports that another program has; those that this stack has since it was started are its own."""
+        ports = self._settings.ports()
+        claimed = self._run / "ports.json"
+        own = json.loads(claimed.read_text()).values() if running else ()
+        check_ports({name: port for name, port in ports.items() if port not in own})
+        self._run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        claimed.write_text(json.dumps(ports))
+
     def _write(self, parts: list[Part]) -> None:
         """Writes supervisor's configuration, and each part's command and environment, readable by this user only."""
-        for folder in (self._run, self._run / "parts", self._run / "logs"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._run / "parts", self._run / "logs"):
+            folder.mkdir(mode=0o700, exist_ok=True)
         for stale in (*self._run.glob("*.healthy"), *(self._run / "logs").glob("*.log*")):
             stale.unlink()
         programs = ""
