@@ -97,7 +97,8 @@ class DockerRuntime:
             return {}
         command = ["docker", "inspect", "--format", "{{json .Config.Env}}", containers[0]]
         lines = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        return dict(line.split("=", 1) for line in lines)
+        # A name without "=" is a variable that the image has and the container has not.
+        return {name: value for name, given, value in (line.partition("=") for line in lines) if given}
 
     def authority(self) -> str:
         """The certificate, as PEM, of the authority that vouches for the broker."""
