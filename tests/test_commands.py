@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,16 @@ import pytest
 from harness import Stack, eventually
 
 
-def processes_of(stack: Stack) -> list[str]:
-    """Command lines of the processes that belong to a stack: they know its folder."""
-    folder = str(stack.settings.run_dir).encode()
-    found = []
+def processes_of(stack: Stack) -> dict[int, str]:
+    """Pid and command line of each process of a stack: its supervisor, and what came of it."""
+    found = {int((stack.settings.run_dir / "supervisord.pid").read_text())}
+    parents: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if folder in process.joinpath("environ").read_bytes() + process.joinpath("cmdline").read_bytes():
-                found.append(process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
+        with suppress(OSError):  # it has ended
+            parents[int(process.name)] = int(process.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in found}
 
 
 def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Stack]) -> None:
@@ -33,9 +33,11 @@ def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Sta
     assert again.returncode == 0, again.stdout + again.stderr
     assert {name: stack.pid(name) for name in pids} == pids
 
+    processes = processes_of(stack)
+    assert len(processes) > len(pids)
     down = stack.run("down")
     assert (down.returncode, down.stdout) == (0, "The stack is down.\n")
-    assert processes_of(stack) == []
+    assert [command for pid, command in processes.items() if Path(f"/proc/{pid}").exists()] == []
     for name, port in stack.settings.ports().items():
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, f"{name}={port} still answers"
@@ -49,7 +51,7 @@ def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Sta
     [
         ("WORKERS", "3", ["consumer"]),
         ("OTEL_TRACES_SAMPLER", "parentbased_always_on", ["echo", "consumer", "producer"]),
-        ("UNRELATED", "another terminal", []),
+        ("LANG", "en_US.UTF-8", []),
     ],
 )
 def test_up_starts_again_what_has_other_settings_now(
@@ -67,10 +69,37 @@ def test_up_starts_again_what_has_other_settings_now(
 
 
 @pytest.fixture(scope="module")
-def restarted_stack(new_stack: Callable[..., Stack]) -> Stack:
-    stack = new_stack()
+def restarted_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
+    stack = new_shared_stack()
     stack.up()
     return stack
+
+
+def test_a_part_gets_what_it_reads_and_nothing_else_of_the_shell(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    of_the_shell = {"MAKEFLAGS": "w -- PYTEST_ARGS=-x", "MAKELEVEL": "2", "CLOUD_TOKEN": "of-somebody-else"}
+    read = {"WORKERS": "3", "OTEL_TRACES_SAMPLER": "parentbased_always_on", "https_proxy": "http://127.0.0.1:9"}
+    stack.environment |= of_the_shell | read | {"NO_PROXY": "127.0.0.1"}
+    stack.up()
+    for pid, command in processes_of(stack).items():
+        environment = Path(f"/proc/{pid}/environ").read_text()
+        assert not [name for name in of_the_shell if f"{name}=" in environment], command
+        assert "of-somebody-else" not in environment
+    for part, _, _ in stack.runtime.states():
+        variables = stack.runtime.environment(part)
+        assert not of_the_shell.keys() & variables.keys(), part
+        assert variables["https_proxy"] == read["https_proxy"]
+        assert ("WORKERS" in variables) == (part == "consumer")
+        assert ("OTEL_TRACES_SAMPLER" in variables) == (part in ("producer", "consumer", "echo"))
+    assert "of-somebody-else" not in "".join(
+        file.read_text(errors="replace") for file in stack.settings.run_dir.glob("parts/*")
+    )
+    # From another terminal it is the same stack.
+    for name in of_the_shell:
+        del stack.environment[name]
+    again = stack.run("up")
+    assert again.returncode == 0, again.stderr
+    assert "starts again" not in again.stdout
 
 
 def test_up_prints_what_to_open_and_ps_shows_every_part(stack: Stack) -> None:
@@ -141,7 +170,7 @@ def up_with_a_port_in_use(stack: Stack) -> None:
 def test_a_port_in_use_is_named_with_its_variable(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack()
     up_with_a_port_in_use(stack)
-    assert processes_of(stack) == []
+    assert not stack.runtime.running()
 
 
 def test_a_stack_that_runs_goes_on_as_it_is_when_a_port_is_in_use(stack: Stack) -> None:
@@ -182,7 +211,7 @@ def test_passwords_are_in_no_log_and_no_command_line(stack: Stack) -> None:
         settings.local_scout_client_secret.get_secret_value(),
     ]
     logs = "".join(log.read_text(errors="replace") for log in (settings.run_dir / "logs").iterdir())
-    command_lines = "".join(processes_of(stack))
+    command_lines = "".join(processes_of(stack).values())
     assert logs
     assert command_lines
     for secret in secrets:

@@ -27,15 +27,13 @@ BEGINNING = {
     "8": "no spans of consumer and echo with site.id=workshop: "
     ".venv/bin/python workshop/publisher.py --baggage site.id=workshop",
 }
-# They tell how a part was started, not as what.
-OF_THE_SHELL = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR", "OLDPWD", "PWD", "SHLVL", "_"}
 PAGES = {exercise: next(WORKSHOP.glob(f"{exercise}-*.md")) for exercise in EXERCISES}
 
 
 @pytest.fixture(scope="module")
-def stack(new_stack: Callable[..., Stack]) -> Stack:
+def stack(new_shared_stack: Callable[..., Stack]) -> Stack:
     """One for all exercises: each leaves it as it was."""
-    stack = new_stack()
+    stack = new_shared_stack()
     for block in BLOCK.findall((WORKSHOP / "README.md").read_text()):
         done = subprocess.run(
             ["bash", "-euc", block], cwd=ROOT, env=stack.environment, capture_output=True, check=False
@@ -68,10 +66,7 @@ def work_tree() -> dict[str, bytes | str]:
 def started_as(stack: Stack) -> dict[str, dict[str, str]]:
     """The variables that each part runs with, and that all of them are healthy."""
     eventually(lambda: {state for _, state, _ in stack.runtime.states()} == {"healthy"}, seconds=5)
-    return {
-        name: {key: value for key, value in stack.runtime.environment(name).items() if key not in OF_THE_SHELL}
-        for name, _, _ in stack.runtime.states()
-    }
+    return {name: stack.runtime.environment(name) for name, _, _ in stack.runtime.states()}
 
 
 def missing(stack: Stack, exercise: str, **changed: str) -> list[str]:

@@ -50,6 +50,7 @@ def _zipkin(settings: Settings, binaries: Mapping[str, Path]) -> Part:
         name="zipkin",
         command=["java", "-Xmx256m", "-jar", str(binaries["zipkin"])],
         environment={"QUERY_PORT": str(settings.zipkin_port)},
+        reads=frozenset({"JAVA_HOME", "JAVA_TOOL_OPTIONS"}),
         healthy=answers(local_url(settings.zipkin_port, "/health")),
         wave=2,
         address=local_url(settings.zipkin_port),

@@ -30,6 +30,11 @@ from stack.services import new_services
 from stack.settings import ROOT, Settings
 
 START_SECONDS = 60.0
+# What each part gets of the system that it runs on, whatever the case of the name: the proxies' are written in either.
+SYSTEM_VARIABLES = frozenset(
+    ("PATH HOME LANG LC_ALL TZ TMPDIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE "
+    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY").split()
+)
 STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
 
 
@@ -125,8 +130,11 @@ class LocalRuntime:
         rows: list[tuple[str, str, str]] = []
         for part in parts:
             state = states.get(part.name, "stopped")
-            if state == "running":
-                state = "healthy" if part.healthy() else "unhealthy"
+            # Supervisor waits a second before it calls a process running; what answers is healthy before that.
+            if state in ("starting", "running") and part.healthy():
+                state = "healthy"
+            elif state == "running":
+                state = "unhealthy"
             rows.append((part.name, state, part.address))
         return rows
 
@@ -223,8 +231,8 @@ class LocalRuntime:
         """Stops the parts that run with other settings than now, so that they start with these."""
         for part in parts:
             described = json.loads(self._description(part.name).read_text())
-            before = {"command": described["command"], **_settings_among(described["environment"], part)}
-            now = {"command": part.command, **_settings_among(_environment(part), part)}
+            before = {"command": described["command"], **_settings_among(described["environment"])}
+            now = {"command": part.command, **_settings_among(_environment(part))}
             if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
                 console.print(f"{part.name} starts again: {', '.join(changed)} changed.")
                 self.stop(part.name)
@@ -234,7 +242,7 @@ class LocalRuntime:
         subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._run / "supervisord.conf")],
             cwd=self._run,
-            env=_inherited(),
+            env=_system_environment(),
             check=True,
             capture_output=True,
         )
@@ -315,22 +323,24 @@ stdout_logfile_backups=1
 """
 
 
-def _inherited() -> dict[str, str]:
-    """What every part gets of this environment and of ``.env``; the stack's own values go only where they belong."""
-    given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
-    own = {*map(str.upper, Settings.model_fields), *(name for service in new_services() for name in service.user)}
-    return {name: value for name, value in given.items() if name.upper() not in own}
-
-
 def _environment(part: Part) -> dict[str, str]:
-    return {**TELEMETRY_DEFAULTS, **part.defaults, **_inherited(), **part.environment}
+    """What a part gets: its own variables, and of this machine's environment and ``.env`` what it reads."""
+    given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
+    wanted = SYSTEM_VARIABLES | part.reads | part.defaults.keys()
+    read = {name: value for name, value in given.items() if name.upper() in wanted}
+    if "OTEL_SERVICE_NAME" not in part.environment:
+        return {**part.defaults, **read, **part.environment}
+    of_sdk = {name: value for name, value in given.items() if name.startswith("OTEL_")}
+    return {**TELEMETRY_DEFAULTS, **part.defaults, **of_sdk, **read, **part.environment}
 
 
-def _settings_among(environment: dict[str, str], part: Part) -> dict[str, str]:
-    """Those variables that are a part's settings; the others differ from one terminal to the next."""
-    own = part.reads | part.defaults.keys() | part.environment.keys()
-    traced = "OTEL_SERVICE_NAME" in own
-    return {name: value for name, value in environment.items() if name in own or (traced and name.startswith("OTEL_"))}
+def _system_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.upper() in SYSTEM_VARIABLES}
+
+
+def _settings_among(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those of the system, which differ from one terminal to the next."""
+    return {name: value for name, value in environment.items() if name.upper() not in SYSTEM_VARIABLES}
 
 
 def _escaped(value: object) -> str:

@@ -23,7 +23,7 @@ class Part:
     address: str = ""
     # What this machine's environment and .env beat.
     defaults: dict[str, str] = field(default_factory=dict)
-    # What it reads of this machine's environment and .env, beside OTEL_*.
+    # What it reads of this machine's environment and .env; a traced service reads OTEL_* as well.
     reads: frozenset[str] = frozenset()
 
 
