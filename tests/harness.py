@@ -1,20 +1,23 @@
 """A stack of its own for the tests: free ports, a folder of its own, the real parts."""
 
+import fcntl
+import itertools
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 from uuid import uuid4
 
 import pytest
 
 from stack.contract import first_break
-from stack.local import LocalRuntime
+from stack.local import LocalRuntime, port_is_free
 from stack.settings import ROOT, Settings
 from stack.trace import Span, roots
 from stack.viewer import Viewer
@@ -32,16 +35,34 @@ def eventually(look: Callable[[], Result], seconds: float = 30.0) -> Result:
     return seen
 
 
+# Below those that the system gives to outgoing connections, and beside those that the stack has by default.
+PORTS = range(26_000, 32_000)
+PORTS_OF_A_PROCESS = 250
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Ports that no other test process takes, over and over: who holds the lock of a range has its ports."""
+    for first in PORTS[::PORTS_OF_A_PROCESS]:
+        lock = Path(tempfile.gettempdir(), f"mqtt-tracing-ports-{first}").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+        else:
+            LOCKS.append(lock)
+            return itertools.cycle(range(first, first + PORTS_OF_A_PROCESS))
+    raise RuntimeError("so many test processes run that no ports are left")
+
+
+# Held for as long as this process lives.
+LOCKS: list[TextIO] = []
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that nobody listens on, and that no other test takes before this one does."""
+    free = (port for port in itertools.islice(_own_ports(), PORTS_OF_A_PROCESS) if port_is_free(port))
+    return list(itertools.islice(free, count))
 
 
 def reading(**changed: object) -> dict[str, object]:

@@ -74,8 +74,8 @@ def ingestion() -> Iterator[Ingestion]:
 
 
 @pytest.fixture(scope="module")
-def backends(new_stack: Callable[..., Stack], ingestion: Ingestion) -> Stack:
-    stack = new_stack(
+def backends(new_shared_stack: Callable[..., Stack], ingestion: Ingestion) -> Stack:
+    stack = new_shared_stack(
         BACKENDS="zipkin,prometheus,azuremonitor",
         APPLICATIONINSIGHTS_CONNECTION_STRING=ingestion.connection_string,
         OTEL_METRIC_EXPORT_INTERVAL="1000",

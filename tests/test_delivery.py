@@ -99,9 +99,9 @@ class Publisher:
 
 
 @pytest.fixture(scope="module")
-def quiet_stack(new_stack: Callable[..., Stack]) -> Stack:
+def quiet_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
     """A stack whose own producer keeps still."""
-    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000")
+    stack = new_shared_stack(DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000")
     stack.up()
     return stack
 

@@ -55,9 +55,9 @@ def findings(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def patient(new_stack: Callable[..., Stack]) -> Stack:
+def patient(new_shared_stack: Callable[..., Stack]) -> Stack:
     """A stack that most tests of this module share; each mends what it broke."""
-    stack = new_stack(INTERVAL_SECONDS="1")
+    stack = new_shared_stack(INTERVAL_SECONDS="1")
     stack.up()
     return stack
 
@@ -278,9 +278,9 @@ def fake_scout() -> Iterator[FakeScout]:
 
 
 @pytest.fixture(scope="module")
-def customer(new_stack: Callable[..., Stack], fake_scout: FakeScout) -> Stack:
+def customer(new_shared_stack: Callable[..., Stack], fake_scout: FakeScout) -> Stack:
     """A stack that sends to that Scout."""
-    stack = new_stack(
+    stack = new_shared_stack(
         INTERVAL_SECONDS="1",
         SCOUT_CLIENT_ID="customer-1",
         SCOUT_CLIENT_SECRET="very-secret",

@@ -212,9 +212,9 @@ def reading(device_id: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def metrics(new_stack: Callable[..., Stack]) -> Metrics:
+def metrics(new_shared_stack: Callable[..., Stack]) -> Metrics:
     """A Prometheus that has seen ordinary readings, one without a context, and one that is none."""
-    stack = new_stack(BACKENDS="prometheus", OTEL_METRIC_EXPORT_INTERVAL="1000", SILENT_SECONDS="8", DEVICES="4")
+    stack = new_shared_stack(BACKENDS="prometheus", OTEL_METRIC_EXPORT_INTERVAL="1000", SILENT_SECONDS="8", DEVICES="4")
     stack.up()
     metrics = Metrics(stack)
     stack.publish_with_mosquitto_pub("sensors/legacy-001/reading", reading("legacy-001"), "-V", "mqttv311")

@@ -16,9 +16,9 @@ CONSUMERS = ("consumer", "consumer-2", "consumer-3")
 
 
 @pytest.fixture(scope="module")
-def shared_stack(new_stack: Callable[..., Stack]) -> Stack:
+def shared_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
     """Three consumers, and a producer that keeps still."""
-    stack = new_stack(CONSUMERS="3", DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000")
+    stack = new_shared_stack(CONSUMERS="3", DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000")
     stack.up()
     return stack
 

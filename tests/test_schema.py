@@ -178,10 +178,10 @@ def listed(facts: Iterable[Fact]) -> str:
 
 
 @pytest.fixture(scope="module")
-def emitted(new_stack: Callable[..., Stack]) -> set[Fact]:
+def emitted(new_shared_stack: Callable[..., Stack]) -> set[Fact]:
     """What a stack has emitted in its life."""
     with recording() as recorder:
-        stack = new_stack(
+        stack = new_shared_stack(
             MQTT_JSON_ENVELOPE="1",
             DEVICES="1",
             INTERVAL_SECONDS="0.2",

@@ -14,8 +14,8 @@ from harness import Stack, eventually
 
 
 @pytest.fixture(scope="module")
-def tls_stack(new_stack: Callable[..., Stack]) -> Stack:
-    stack = new_stack(MQTT_TLS="1")
+def tls_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
+    stack = new_shared_stack(MQTT_TLS="1")
     stack.up()
     return stack
 

@@ -8,8 +8,8 @@ from harness import Stack, stopped
 
 
 @pytest.fixture(scope="module")
-def broken_stack(new_stack: Callable[..., Stack]) -> Stack:
-    stack = new_stack()
+def broken_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
+    stack = new_shared_stack()
     stack.up()
     return stack
 
