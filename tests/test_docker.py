@@ -146,6 +146,10 @@ class Containers(Stack):
         mine = ("--quiet", "--filter", f"label=com.docker.compose.project={self.project}")
         return self.docker("ps", "--all", *mine) + self.docker("network", "ls", *mine)
 
+    def remove(self) -> None:
+        """Leaves nothing of it."""
+        self.docker("compose", "--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans")
+
     def _run(self, command: list[str], values: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         environment = self.environment | (values or {})
         return subprocess.run(
@@ -157,7 +161,7 @@ class Containers(Stack):
 def containers(tmp_path: Path) -> Iterator[Containers]:
     containers = Containers(tmp_path)
     yield containers
-    containers.docker("compose", "--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans")
+    containers.remove()
 
 
 @needs_engine
