@@ -1,7 +1,8 @@
 """Makes the lock files in this folder: each dependency by version and hash, and no download address.
 
-``dev.txt`` holds everything; the file of each service is the part of it that goes into its image, ``build.txt`` the
-part that builds our packages there, and ``bootstrap.txt`` the part that installs the others.
+``dev.txt`` holds everything; ``run.txt`` is the part of it that runs the stack, the file of each service the part that
+goes into its image, ``build.txt`` the part that builds our packages there, and ``bootstrap.txt`` the part that installs
+the others.
 """
 
 import argparse
@@ -10,6 +11,8 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+
+from uv import find_uv_bin
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -21,8 +24,13 @@ SERVICES = [folder.name for folder in PACKAGES if (folder / "Dockerfile").exists
 
 def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:
     """Resolves for all platforms and Pythons at once; keeps the versions that ``output`` already names."""
-    command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
-    command += ["--no-header", "--no-annotate", *[f"--no-emit-package={name}" for name in OWN_NAMES]]
+    command = [find_uv_bin(), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
+    command += [
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        *[f"--no-emit-package={name}" for name in OWN_NAMES],
+    ]
     subprocess.run([*command, *options, *sources, "--output-file", str(output)], cwd=ROOT, check=True)  # noqa: S603 (uv, with our own arguments)
 
 
@@ -37,12 +45,11 @@ def main() -> int:
         target = Path(folder)
         for lock in HERE.glob("*.txt"):
             (target / lock.name).write_bytes(lock.read_bytes())
-        compile_lock(
-            ["pyproject.toml", *(f"{folder.name}/pyproject.toml" for folder in PACKAGES)],
-            target / "dev.txt",
-            ["--group", "dev", "--all-extras", *(["--upgrade"] if arguments.upgrade else [])],
-        )
+        everything = ["pyproject.toml", *(f"{folder.name}/pyproject.toml" for folder in PACKAGES)]
+        newest = ["--upgrade"] if arguments.upgrade else []
+        compile_lock(everything, target / "dev.txt", ["--group", "dev", "--all-extras", *newest])
         pinned = ["--constraints", str(target / "dev.txt")]
+        compile_lock(everything, target / "run.txt", ["--group", "run", *pinned])
         for service in SERVICES:
             compile_lock([f"{service}/pyproject.toml"], target / f"{service}.txt", pinned)
         for tools in ("bootstrap", "build"):

@@ -1,7 +1,6 @@
 """``make new-service``: a service from the template, wired into the stack."""
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -158,10 +157,8 @@ def _append(file: Path, text: str) -> None:
 
 def _lock(name: str) -> None:
     with console.status(f"Making requirements/{name}.txt ..."):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         command = [sys.executable, str(ROOT / "requirements" / "compile.py")]
-        environment = {**os.environ, "PATH": path}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
         raise StackError(
