@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 STACK := $(BIN)/python -m stack
 COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, statement, yaml_block"
 PAGES := docs/*.md docs/backends/*.md
@@ -15,14 +16,21 @@ PAGES := docs/*.md docs/backends/*.md
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# What is installed is what the lock files say, by hash; our own packages are linked, not copied.
-$(VENV)/ready: requirements/dev.txt requirements/bootstrap.txt $(wildcard */pyproject.toml)
+# What is installed is what the lock files say, by hash; our own packages are linked, not copied. Nothing is taken out
+# again, since a stack may run from here.
+$(VENV)/ready: requirements/run.txt requirements/bootstrap.txt $(wildcard */pyproject.toml)
 	@echo "Setting up the Python environment in $(VENV) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=... names another one"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
-	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(wildcard */pyproject.toml))
+	@$(INSTALL) --compile-bytecode --require-hashes -r requirements/run.txt
+	@$(INSTALL) --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(wildcard */pyproject.toml))
+	@touch $@
+
+# Running needs no test runner, linter or browser.
+$(VENV)/dev: $(VENV)/ready requirements/dev.txt
+	@echo "Adding what tests and linters need to $(VENV) ..."
+	@$(INSTALL) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@
 
 up: $(VENV)/ready ## Start the stack; returns when every part is healthy (RUNTIME=docker or local)
@@ -59,33 +67,33 @@ new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPU
 	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
 		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
-test: $(VENV)/ready ## Run every test, setting up all that they need
+test: $(VENV)/dev ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests
 	@$(BIN)/pytest --cov $(PYTEST_ARGS)
 
-test-matrix: $(VENV)/ready ## Test the instrumentation on every Python and paho-mqtt that it supports
+test-matrix: $(VENV)/dev ## Test the instrumentation on every Python and paho-mqtt that it supports
 	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
 
-bench: $(VENV)/ready ## Measure the stack against its limits, in a quarter of an hour (ONLY=consumer for one part)
+bench: $(VENV)/dev ## Measure the stack against its limits, in a quarter of an hour (ONLY=consumer for one part)
 	@$(STACK) prepare
 	@PYTHONPATH=tests:.:opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
-lint: $(VENV)/ready ## Check format, style, types, and that the lock files and the docs are current
+lint: $(VENV)/dev ## Check format, style, types, and that the lock files and the docs are current
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 	@$(BIN)/python requirements/compile.py --check
 	@$(MAKE) --no-print-directory docs CHECK=1
 
-format: $(VENV)/ready ## Format the code
+format: $(VENV)/dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
 
-docs: $(VENV)/ready ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
+docs: $(VENV)/dev ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 
-screenshots: $(VENV)/ready ## Take the pictures of the docs from the running stack
+screenshots: $(VENV)/dev ## Take the pictures of the docs from the running stack
 	@$(BIN)/python docs/screenshots.py

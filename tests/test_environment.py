@@ -1,0 +1,79 @@
+"""The Python environment: ``make up`` installs what running needs, the tests and linters what they need on top."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from uv import find_uv_bin
+
+from stack.settings import ROOT
+
+PACKAGES = sorted(path.parent for path in ROOT.glob("*/pyproject.toml"))
+# Imports every module of our packages that is not a test, as a part of the stack may.
+IMPORT_ALL = """
+import importlib, pathlib, sys
+for source in map(pathlib.Path, sys.argv[1:]):
+    for file in source.rglob("*.py"):
+        names = file.relative_to(source).with_suffix("").parts
+        importlib.import_module(".".join(names[:-1] if names[-1] == "__init__" else names))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What installing needs of this workspace, elsewhere, with the environment that running needs."""
+    folder = tmp_path_factory.mktemp("fresh")
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    for package in PACKAGES:
+        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST", "COV"))}
+    done = subprocess.run(
+        ["make", ".venv/ready"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def pins(lock: str) -> set[str]:
+    """Name and version of each package in a lock file."""
+    return set(re.findall(r"^(\S+==\S+)", (ROOT / "requirements" / lock).read_text(), re.M))
+
+
+def uv(folder: Path, *arguments: str) -> str:
+    """What uv says of the environment in a folder, without the network."""
+    python = folder / ".venv" / "bin" / "python"
+    command = [find_uv_bin(), "--offline", "pip", *arguments, "--python", str(python)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_running_needs_only_what_is_in_its_lock_file(fresh: Path) -> None:
+    own = {line.split("==")[0] for line in uv(fresh, "list", "--editable", "--format=freeze").splitlines()}
+    assert len(own) == len(PACKAGES)
+    found = set(uv(fresh, "freeze", "--exclude-editable").splitlines())
+    # They come with the environment.
+    brought = {pin for pin in found if pin.startswith(("pip==", "setuptools=="))}
+    assert found - brought <= pins("run.txt")
+    absent = ("pytest", "pyright", "matplotlib", "playwright", "memray")
+    assert not [pin for pin in found if pin.startswith(absent)]
+    # Each of them is one of the environment that is tested.
+    assert pins("run.txt") <= pins("dev.txt")
+
+
+def test_every_module_can_be_imported_with_what_running_needs(fresh: Path) -> None:
+    sources = [str(fresh / package.name / "src") for package in PACKAGES]
+    command = [str(fresh / ".venv" / "bin" / "python"), "-c", IMPORT_ALL, *sources]
+    done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_tests_need_comes_on_top_and_takes_nothing_out(fresh: Path) -> None:
+    rehearsal = f"INSTALL={find_uv_bin()} --offline pip install --dry-run --no-deps --python .venv/bin/python"
+    command = ["make", ".venv/dev", rehearsal]
+    done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=True)
+    assert re.search(r"^ \+ pytest==", done.stderr, re.M), done.stderr
+    assert not re.findall(r"^ [-~] .*", done.stderr, re.M)
