@@ -10,8 +10,8 @@ COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, stateme
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-matrix bench lint format \
-	lock docs screenshots
+.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-quick test-long \
+	test-matrix bench lint format lock docs screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,9 +67,24 @@ new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPU
 	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
 		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
-test: $(VENV)/dev ## Run every test, setting up all that they need
+# Three for a core: most of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
+BESIDE := $(BIN)/pytest -n $(shell echo $$((3 * $$(nproc))))
+ALONE := $(BIN)/pytest
+OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
+COVERAGE := $(if $(PYTEST_ARGS),,--cov)
+
+test: $(VENV)/dev ## Run every test but the long ones, setting up all that they need (PYTEST_ARGS='-k ...')
 	@$(STACK) prepare --for-tests
-	@$(BIN)/pytest --cov $(PYTEST_ARGS)
+	@$(BESIDE) -m "not alone and not long" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
+	@$(ALONE) -m "alone and not long" $(COVERAGE:--cov=--cov --cov-append) $(PYTEST_ARGS) $(OR_NONE)
+
+test-quick: $(VENV)/dev ## Run the tests that need no stack, in a minute or so
+	@$(STACK) prepare --for-tests
+	@$(BESIDE) -m "not stack and not alone and not long" $(PYTEST_ARGS)
+
+test-long: $(VENV)/dev ## Run the long tests: outages as long as in real life, and a soak
+	@$(STACK) prepare --for-tests
+	@$(BESIDE) -m long $(PYTEST_ARGS)
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on every Python and paho-mqtt that it supports
 	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py

@@ -1,33 +1,72 @@
 """Stacks for the tests."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from harness import Stack
+from stack.settings import ROOT
+
+# Says where they are.
+FOLDER = "MQTT_TRACING_TEST_STACKS"
+STACKS = {"stack", "new_stack", "new_shared_stack"}
 
 
-@pytest.hookimpl(tryfirst=True)
+# Its tests write to workshop/mine as well.
+WITH = {"tests/test_every_command.py": "tests/test_workshop.py"}
+
+
+class Scheduling(LoadScopeScheduling):
+    """One worker runs the tests of a file, in their order, if they share a fixture; those with a stack each are spread.
+
+    This is what marks of ``xdist_group`` are for, which pytest-xdist 3.8.0 does not see with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file.startswith("tests/") and not shares_fixtures(file) else WITH.get(file, file)
+
+
+@cache
+def shares_fixtures(file: str) -> bool:
+    """Whether a file of tests has a fixture for all of them."""
+    return 'scope="module"' in (ROOT / file).read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Says which tests a worker gets together."""
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets one worker run the tests that share a fixture of their file, one after the other; stacks come first."""
-    folder = Path(__file__).parent
+    """Marks what needs a stack; such tests come first, since they take longest."""
     for item in items:
-        if isinstance(item, pytest.Function) and item.path.is_relative_to(folder) and (shared := _shared(item)):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{shared}"))
-    items.sort(key=lambda item: not item.path.is_relative_to(folder))
+        if isinstance(item, pytest.Function) and STACKS & set(item.fixturenames):
+            item.add_marker(pytest.mark.stack)
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 
-def _shared(item: pytest.Function) -> str:
-    """The fixtures of its file that a test shares with others."""
-    definitions = item._fixtureinfo.name2fixturedefs  # there is no public way
-    last = {name: found[-1] for name, found in definitions.items() if found}
-    return "-".join(
-        sorted(name for name, found in last.items() if found.scope == "module" and found.baseid.endswith(".py"))
-    )
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the folder that the stacks of all workers are in."""
+    if not hasattr(config, "workerinput"):
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="mqtt-tracing-test-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends the stacks that a worker has left, as it does after Ctrl-C."""
+    if not hasattr(config, "workerinput"):
+        folder = Path(os.environ.pop(FOLDER))
+        for left in folder.iterdir():
+            Stack(left).runtime.down()
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -36,7 +75,7 @@ def stacks() -> Iterator[Callable[..., Stack]]:
     made: list[Stack] = []
 
     def make(**values: str) -> Stack:
-        made.append(Stack(Path(tempfile.mkdtemp(prefix="mqtt-tracing-test-")), **values))
+        made.append(Stack(Path(tempfile.mkdtemp(dir=os.environ[FOLDER])), **values))
         return made[-1]
 
     yield make

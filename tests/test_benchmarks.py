@@ -11,6 +11,7 @@ from harness import Stack
 
 # Measured: 28,800 and 35,600 with Python 3.11, of which the bare request has 18,500.
 # Looking for proxies and certificates in the environment for each request is 4,900 more.
+@pytest.mark.alone
 @pytest.mark.parametrize(("disabled", "most_instructions"), [("true", 33_000), ("false", 40_000)])
 def test_a_worker_of_the_consumer_spends_little_on_a_reading(
     new_stack: Callable[..., Stack], disabled: str, most_instructions: int

@@ -209,6 +209,7 @@ def test_what_is_away_is_found_and_what_it_breaks(patient: Stack, parts: list[st
         assert any(line.startswith(f"✗ {text.format(**patient.values)}") for line in found), found
 
 
+@pytest.mark.alone
 def test_parts_that_hang_do_not_hold_it_up(patient: Stack) -> None:
     pids = [patient.pid(part) for part in ("mosquitto", "issuer", "collector", "viewer")]
     assert all(pids)  # 0 would be this test itself

@@ -45,8 +45,7 @@ ELSEWHERE = {
     "docs": "`make lint`",
     "screenshots": "people; tests/test_pictures.py looks at what it took",
 }
-# They write to workshop/mine, as the tests of the workshop do.
-pytestmark = [pytest.mark.xdist_group("workshop"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module", params=["local", pytest.param("docker", marks=needs_engine)])

@@ -48,6 +48,7 @@ def test_nothing_is_lost_while_the_issuer_is_away(new_stack: Callable[..., Stack
     stack.runtime.down()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("part", ["producer", "consumer", "echo"])
 def test_a_service_that_is_told_to_stop_flushes_and_exits_with_0_within_5_seconds(
     new_stack: Callable[..., Stack], part: str
@@ -81,6 +82,7 @@ def exit_line(stack: Stack, part: str) -> str:
     return next((line for line in log.splitlines() if f"exited: {part} " in line), "")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("part", ["producer", "consumer", "echo"])
 def test_a_service_stops_in_time_while_the_collector_hangs(new_stack: Callable[..., Stack], part: str) -> None:
     stack = new_stack(INTERVAL_SECONDS="0.1")

@@ -41,7 +41,7 @@ def installed(folder: Path, *projects: Path) -> Path:
 
 @dataclass
 class Workspace:
-    """A copy of this workspace, with a virtual environment of its own that borrows what the original's has installed."""
+    """A copy of this workspace; its virtual environment borrows what the original's has installed."""
 
     folder: Path
 
@@ -99,7 +99,9 @@ def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(works
     of_workspace = ["new_services", "service_settings", "docker"]
     files = ["alerter/tests", "web-alerter/tests", *(f"tests/test_{name}.py" for name in of_workspace)]
     # Images are built elsewhere: here no engine answers.
-    done = workspace.run(".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere")
+    done = workspace.run(
+        ".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line.split()[0] for line in done.stdout.splitlines() if " PASSED " in line]
     assert len([test for test in passed if test.startswith("alerter/tests/test_alerter.py::")]) == 5

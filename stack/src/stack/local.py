@@ -26,14 +26,14 @@ from stack.console import console
 from stack.errors import StackError
 from stack.part import Part
 from stack.parts import ALWAYS_SAMPLED, TELEMETRY_DEFAULTS, local_parts
-from stack.services import new_services
 from stack.settings import ROOT, Settings
 
 START_SECONDS = 60.0
 # What each part gets of the system that it runs on, whatever the case of the name: the proxies' are written in either.
 SYSTEM_VARIABLES = frozenset(
-    ("PATH HOME LANG LC_ALL TZ TMPDIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE "
-    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY").split()
+    {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 )
 STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
 
