@@ -166,6 +166,7 @@ def own_stack(new_stack: Callable[..., Stack]) -> Iterator[Stack]:
     stack.runtime.down()
 
 
+@pytest.mark.stack
 @pytest.mark.timeout(480)
 @pytest.mark.parametrize("page", [page for page in PAGES if sh_blocks(page.read_text())], ids=name_of)
 def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
