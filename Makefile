@@ -106,6 +106,7 @@ format: $(VENV)/dev ## Format the code
 
 lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
+	@$(BIN)/python programs/lock.py
 
 docs: $(VENV)/dev ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stack import build
+from stack import build, programs
 from stack.settings import BACKENDS, ROOT, Settings
 
 OVERLAYS = sorted(path.stem for path in (ROOT / "collector" / "backends").glob("*.yaml"))
@@ -29,21 +29,45 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("config", ["collector/config.yaml", "scout-local/gateway.yaml"])
-def test_the_collector_accepts_its_configuration(config: str) -> None:
-    command = [str(build.paths()["otelcol"]), "validate", "--config", str(ROOT / config)]
+def validated(program: str, *configs: str) -> str:
+    """What a Collector says of configurations that it accepts."""
+    options = [option for config in configs for option in ("--config", str(ROOT / config))]
+    command = [str(build.paths()[program]), "validate", *options]
     done = subprocess.run(command, env={**os.environ, **VALUES}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("program", programs.MANIFESTS)
+@pytest.mark.parametrize("config", ["collector/config.yaml", "scout-local/gateway.yaml"])
+def test_each_collector_accepts_the_default_configuration(program: str, config: str) -> None:
+    validated(program, config)
 
 
 @pytest.mark.parametrize("backend", OVERLAYS)
 def test_the_collector_accepts_each_backend_beside_its_configuration(backend: str) -> None:
     configs = ["config.yaml", f"backends/{backend}.yaml", "tail-sampling.yaml"]
-    options = [option for name in configs for option in ("--config", str(ROOT / "collector" / name))]
-    command = [str(build.paths()["otelcol"]), "validate", *options]
-    done = subprocess.run(command, env={**os.environ, **VALUES}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "deprecated" not in done.stderr
+    assert "deprecated" not in validated("otelcol", *(f"collector/{name}" for name in configs))
+
+
+KINDS = ("receivers", "processors", "exporters", "extensions")
+DEFAULT = ["collector/config.yaml", "scout-local/gateway.yaml"]
+MORE = ["collector/tail-sampling.yaml", *(f"collector/backends/{name}.yaml" for name in OVERLAYS)]
+
+
+@pytest.mark.parametrize(("program", "configs"), [("otelcol-default", DEFAULT), ("otelcol", [*DEFAULT, *MORE])])
+def test_a_collector_has_the_components_that_its_configurations_name_and_no_more(
+    program: str, configs: list[str]
+) -> None:
+    path = build.paths()[program]
+    if not path.is_relative_to(build.cache_folder()):
+        pytest.skip("another Collector is taken, which has more")
+    listed = subprocess.run([path, "components"], capture_output=True, text=True, check=True).stdout
+    of_program = yaml.safe_load(listed)
+    texts = [yaml.safe_load((ROOT / config).read_text()) for config in configs]
+    for kind in KINDS:
+        named = {name.split("/")[0] for text in texts for name in text.get(kind, {})}
+        assert {component["name"] for component in of_program[kind]} == named, kind
 
 
 def test_each_backend_has_an_overlay_with_pipelines_of_its_own() -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from harness import Stack
+from stack import programs
 from stack.docker import INTERNAL_PORTS, engine_answers
 from stack.services import new_services
 from stack.settings import BACKENDS, ROOT, SCOUT_VARIABLES, Settings
@@ -76,9 +77,10 @@ def test_images_are_pinned_and_run_by_another_user_than_root(dockerfile: Path) -
 
 
 def test_the_collector_is_of_the_same_release_in_both_runtimes() -> None:
-    built = yaml.safe_load((ROOT / "collector" / "builder.yaml").read_text())["dist"]["version"]
     dockerfile = (ROOT / "collector" / "Dockerfile").read_text()
-    assert f"FROM otel/opentelemetry-collector-contrib:{built}\n" in dockerfile
+    for manifest in programs.MANIFESTS.values():
+        built = yaml.safe_load(manifest.read_text())["dist"]["version"]
+        assert f"FROM otel/opentelemetry-collector-contrib:{built}\n" in dockerfile
 
 
 def test_variables_and_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,9 +151,7 @@ def main() -> int:
                 answers = {name: getattr(arguments, name) for name in ("output", "topic_filter", "url", "output_topic")}
                 new_service(arguments.name, {name: value for name, value in answers.items() if value})
             case "prepare":
-                build.prepare(settings)
-                if arguments.for_tests:
-                    build.prepare_for_tests()
+                build.prepare(settings, arguments.for_tests)
     except StackError as error:
         errors.print(f"[red]error:[/red] {error}")
         return 1

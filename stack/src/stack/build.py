@@ -6,23 +6,19 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from stack import programs
 from stack.console import console
 from stack.errors import StackError
 from stack.settings import ROOT, Settings
 
-BUILDER_MANIFEST = ROOT / "collector" / "builder.yaml"
-BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
-VIEWER_MODULE = ROOT / "viewer"
 # Where Debian keeps the broker; not on everyone's path.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
 ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
 ZIPKIN_SHA256 = "7ac633a6832647e71e50012a5e3e91fbc7054414955261724526030faf271d8d"
 GRAFANA_SCHEMA = ROOT / "observability" / "grafana" / "schema"
-VIEWER = "github.com/CtrlSpice/otel-desktop-viewer"
 
 
 def cache_folder() -> Path:
@@ -35,43 +31,48 @@ def paths() -> dict[str, Path]:
     """Where each program is, whether it is there yet or not: ``OTELCOL``, then the path, then the cache."""
     given = os.environ.get("OTELCOL") or shutil.which("otelcol-contrib")
     return {
-        "otelcol": Path(given) if given else _cached("otelcol", BUILDER_MANIFEST),
+        **{
+            name: Path(given) if given else _cached(name, manifest, *programs.LOCKS)
+            for name, manifest in programs.MANIFESTS.items()
+        },
+        programs.VIEWER: _cached(programs.VIEWER, *programs.LOCKS),
         "zipkin": cache_folder() / ZIPKIN_JAR,
         "prometheus": Path(shutil.which("prometheus", path=search_path()) or "/usr/bin/prometheus"),
-        "otel-desktop-viewer": _cached("otel-desktop-viewer", VIEWER_MODULE / "go.mod", VIEWER_MODULE / "go.sum"),
     }
 
 
-def prepare(settings: Settings) -> dict[str, Path]:
-    """Installs and builds what is missing.
+def collector_for(settings: Settings) -> str:
+    """The name, in ``paths``, of the Collector that has all that these settings ask for."""
+    wants_more = settings.backends or settings.tail_sampling_percentage is not None
+    return "otelcol" if wants_more else "otelcol-default"
+
+
+def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
+    """Installs and builds what is missing, for a stack of these settings or for all that the tests start.
 
     Raises:
         StackError: If that is not possible here; says what to install.
     """
     require_command("mosquitto", "mosquitto", "mosquitto-clients")
-    programs = paths()
-    if "OTELCOL" in os.environ and not os.access(programs["otelcol"], os.X_OK):
+    found = paths()
+    if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
         raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; there is no program to run")
-    _build(programs["otelcol"], "the Collector", "about 2 minutes", _build_collector)
+    needed = {collector_for(settings)}
     if settings.local_scout:
-        _build(programs["otel-desktop-viewer"], "the viewer", "about a minute", _build_viewer)
+        needed |= {"otelcol-default", programs.VIEWER}
+    if for_tests:
+        needed |= {*programs.MANIFESTS, programs.VIEWER}
+    _build({name: found[name] for name in sorted(needed) if not found[name].exists()})
     if "prometheus" in settings.backends:
         require_command("prometheus", "prometheus")
     if "zipkin" in settings.backends:
         require_command("java", "default-jre-headless")
-        _fetch_zipkin(programs["zipkin"])
-    return programs
-
-
-def prepare_for_tests() -> None:
-    """Installs what only the tests need: a browser, promtool, and the types that Grafana publishes.
-
-    Raises:
-        StackError: If that is not possible here; says what to install.
-    """
-    require_command("chromium", "chromium")
-    require_command("promtool", "prometheus")
-    grafana_types()
+        _fetch_zipkin(found["zipkin"])
+    if for_tests:
+        require_command("chromium", "chromium")
+        require_command("promtool", "prometheus")
+        grafana_types()
+    return found
 
 
 def grafana_types() -> Path:
@@ -167,40 +168,17 @@ def _cached(program: str, *manifests: Path) -> Path:
     return cache_folder() / digest / program
 
 
-def _build(program: Path, what: str, duration: str, build: Callable[[Path, Path], list[list[str]]]) -> None:
-    if program.exists():
+def _build(missing: dict[str, Path]) -> None:
+    if not missing:
         return
+    wanted = {"the Collector": missing.keys() & programs.MANIFESTS, "the viewer": missing.keys() & {programs.VIEWER}}
+    names = " and ".join(name for name, found in wanted.items() if found)
     if shutil.which("go") is None:
-        raise StackError(
-            f"{what} has to be built once, which needs Go 1.26 or newer (https://go.dev/dl/), or use RUNTIME=docker"
-        )
-    console.print(f"Building {what} (once, {duration}) ...")
+        raise StackError(f"building {names} needs Go 1.26 or newer (https://go.dev/dl/); or use RUNTIME=docker")
+    if programs.VIEWER in missing:
+        # Its database is in C++.
+        require_command("g++", "g++")
+    console.print(f"Building {names} (once, about 2 minutes) ...")
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, console.status("Building ..."):
-        built = Path(scratch) / program.name
-        environment = {**os.environ, "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-        for command in build(Path(scratch), built):
-            done = subprocess.run(
-                command, cwd=VIEWER_MODULE, env=environment, capture_output=True, text=True, check=False
-            )
-            if done.returncode != 0:
-                raise StackError(f"building {what} failed:\n{done.stderr.strip()[-2000:]}")
-        program.parent.mkdir(parents=True, exist_ok=True)
-        # Moved in one step, so that a second start at the same time never sees half a program.
-        partial = Path(shutil.copy2(built, program.with_suffix(f".{os.getpid()}")))
-        partial.rename(program)
-    console.print(f"Built {what} in {time.monotonic() - started:.0f} s.")
-
-
-def _build_collector(scratch: Path, program: Path) -> list[list[str]]:
-    manifest = scratch / "builder.yaml"
-    text = BUILDER_MANIFEST.read_text()
-    manifest.write_text(text.replace("dist:\n", f"dist:\n  output_path: {scratch / 'source'}\n", 1))
-    return [
-        ["go", "run", BUILDER, "--config", str(manifest)],
-        ["cp", str(scratch / "source" / "otelcol"), str(program)],
-    ]
-
-
-def _build_viewer(scratch: Path, program: Path) -> list[list[str]]:
-    return [["go", "build", "-trimpath", "-mod=readonly", "-o", str(program), VIEWER]]
+    programs.build(missing)
+    console.print(f"Built {names} in {time.monotonic() - started:.0f} s.")

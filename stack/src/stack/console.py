@@ -1,6 +1,33 @@
 """The terminal: colour and spinners where there is one, plain lines elsewhere."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# Between two lines of what takes long, where there is no terminal.
+LINE_SECONDS = 15.0
+# What is done, how many of it so far, and of how many where that is known.
+Show = Callable[[str, int, int | None], None]
+
+
+@contextmanager
+def progress() -> Iterator[Show]:
+    """Gives a function that shows how far something is: a bar on a terminal, a line now and then elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        last = time.monotonic()
+
+        def show(what: str, done: int, total: int | None) -> None:
+            nonlocal last
+            bar.update(task, description=what, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - last >= LINE_SECONDS:
+                last = time.monotonic()
+                console.print(f"{what}: {done}{'' if total is None else f' of {total}'}")
+
+        yield show

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from stack.backends import collector_backends, local_backends
-from stack.build import search_path
+from stack.build import collector_for, search_path
 from stack.part import Part, answers, beats, local_url
 from stack.services import Service, broker_users, new_services
 from stack.settings import ROOT, Settings
@@ -28,7 +28,7 @@ ALWAYS_SAMPLED = {"OTEL_TRACES_SAMPLER": "always_on"}
 
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """All parts of the local runtime, in the order of their start."""
-    services = [_mosquitto(settings), _collector(settings, binaries["otelcol"]), *_services(settings)]
+    services = [_mosquitto(settings), _collector(settings, binaries[collector_for(settings)]), *_services(settings)]
     scout = _local_scout(settings, binaries) if settings.local_scout else []
     return sorted([*scout, *local_backends(settings, binaries), *services], key=lambda part: part.wave)
 
@@ -217,7 +217,7 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
         ),
         Part(
             name="gateway",
-            command=[str(binaries["otelcol"]), "--config", str(ROOT / "scout-local" / "gateway.yaml")],
+            command=[str(binaries["otelcol-default"]), "--config", str(ROOT / "scout-local" / "gateway.yaml")],
             environment={
                 "ISSUER_URL": issuer_url,
                 "GATEWAY_PORT": str(settings.gateway_port),
