@@ -1,0 +1,8 @@
+"""At-least-once delivery on paho-mqtt: a consumer that loses nothing, a publisher that keeps what it cannot send."""
+
+from mqtt_delivery.consumer import Consumer
+from mqtt_delivery.message import Message, Reject, Retry
+from mqtt_delivery.publishing import PublishError
+from mqtt_delivery.version import __version__
+
+__all__ = ["Consumer", "Message", "PublishError", "Reject", "Retry", "__version__"]
