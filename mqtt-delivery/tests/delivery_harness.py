@@ -77,6 +77,9 @@ class Broker:
         if forget:
             (self._folder / "mosquitto.db").unlink(missing_ok=True)
 
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -102,16 +105,20 @@ def connected(broker: Broker, *subscriptions: str) -> Iterator[tuple[mqtt.Client
     """A client of raw paho, and what it receives."""
     client = new_client()
     received: list[mqtt.MQTTMessage] = []
-    ready, subscribed = threading.Event(), threading.Event()
-    client.on_connect = lambda *_: ready.set()
-    client.on_subscribe = lambda *_: subscribed.set()
+    ready = threading.Event()
+
+    def on_connect(*_: object) -> None:
+        if subscriptions:
+            client.subscribe([(topic, 1) for topic in subscriptions])
+        else:
+            ready.set()
+
+    client.on_connect = on_connect
+    client.on_subscribe = lambda *_: ready.set()
     client.on_message = lambda _client, _userdata, message: received.append(message)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
     assert ready.wait(TIMEOUT_SECONDS)
-    if subscriptions:
-        client.subscribe([(topic, 1) for topic in subscriptions])
-        assert subscribed.wait(TIMEOUT_SECONDS)
     yield client, received
     client.disconnect()
     client.loop_stop()

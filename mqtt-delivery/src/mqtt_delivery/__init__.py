@@ -2,7 +2,8 @@
 
 from mqtt_delivery.consumer import Consumer
 from mqtt_delivery.message import Message, Reject, Retry
+from mqtt_delivery.publisher import Publisher
 from mqtt_delivery.publishing import PublishError
 from mqtt_delivery.version import __version__
 
-__all__ = ["Consumer", "Message", "PublishError", "Reject", "Retry", "__version__"]
+__all__ = ["Consumer", "Message", "PublishError", "Publisher", "Reject", "Retry", "__version__"]
