@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from datetime import datetime
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.properties import Properties
@@ -12,7 +13,8 @@ from tenacity.wait import wait_base
 
 from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
 from mqtt_delivery.dead_letters import DeadLetters
-from mqtt_delivery.message import Message
+from mqtt_delivery.keys import KeysHeard
+from mqtt_delivery.message import Message, Reject
 from mqtt_delivery.metrics import ConsumerMetrics, observe
 from mqtt_delivery.patience import DEFAULT_WAIT, Patience
 from mqtt_delivery.processing import BatchHandler, Handler, MessageId, Processor
@@ -31,15 +33,20 @@ class Consumer:
 
     Args:
         client: An MQTT 5 client that is not connected yet; its callbacks and acknowledgements are the consumer's.
-        topic_filter: What to subscribe to, with QoS 1; also a shared subscription, ``$share/name/filter``.
+        topic_filter: What to subscribe to, with QoS 1.
         handle: Called in a worker's thread, inside the process span. It returns: the message is acknowledged. It
             raises ``Reject``: a dead letter at once. It raises anything else: it is tried again.
         workers: How many threads call it.
         retry_seconds: How long a message is tried before it becomes a dead letter.
+        reject: Exceptions that make a message a dead letter at once, as ``Reject`` does.
         dead_letter: The topic of dead letters; ``{topic}`` in it is that of the message.
         key: Names what has to stay in order; the topic if not given.
-        message_id: Tells the id of a message, or None; it becomes ``messaging.message.id`` of the process span.
+        message_id: Tells the id of a message; None, or an exception, if it has none. It becomes
+            ``messaging.message.id`` of the process span.
         remembered_ids: How many ids of processed messages are kept to recognise those that come again; 0: none.
+        made_at: Tells when a message was made; an exception if it does not say. What passes until it is processed is
+            measured.
+        silent_seconds: A key counts as silent when nothing has come from it for so long; None: keys are not watched.
         handle_batch: Called with up to ``batch_size`` messages at once, in one span that is linked to each. If it
             raises, they go to ``handle`` one by one.
         batch_size: How many messages go to ``handle_batch``.
@@ -50,7 +57,9 @@ class Consumer:
             reached.
         wait: The pause before the next attempt, by one of tenacity's strategies.
         session_expiry_seconds: How long the broker keeps what comes while this consumer is away.
-        former_filters: Filters that the session may still have from earlier, and should no longer.
+        consumers: How many consumers divide the messages among them, by a shared subscription (MQTT 5.0, 4.8.2). One
+            alone does without.
+        share_name: The name of the share.
         retain_handling: Which retained messages the subscription brings: 0 all, each time; 1 (the default) when it is
             new; 2 none (MQTT 5.0, 3.8.3.1).
         on_session_lost: Called with what happened when the broker has lost the session, or keeps it for a shorter time.
@@ -69,10 +78,13 @@ class Consumer:
         *,
         workers: int = 4,
         retry_seconds: float = 60.0,
+        reject: tuple[type[Exception], ...] = (),
         dead_letter: str = "dead-letter/{topic}",
         key: Callable[[Message], str] | None = None,
         message_id: MessageId | None = None,
         remembered_ids: int = 0,
+        made_at: Callable[[Message], datetime] | None = None,
+        silent_seconds: float | None = None,
         handle_batch: BatchHandler | None = None,
         batch_size: int = 1,
         batch_seconds: float = 0.2,
@@ -80,7 +92,8 @@ class Consumer:
         hold_up_seconds: float = 1.0,
         wait: wait_base = DEFAULT_WAIT,
         session_expiry_seconds: int = 3600,
-        former_filters: Sequence[str] = (),
+        consumers: int = 1,
+        share_name: str = "consumers",
         retain_handling: int = 1,
         on_session_lost: Callable[[str], object] | None = None,
         dropped_topic: str = "",
@@ -93,6 +106,7 @@ class Consumer:
         self._on_session_lost = on_session_lost
         self._acknowledgements = Acknowledgements(client, receive_maximum)
         self._metrics = ConsumerMetrics()
+        self._keys = None if silent_seconds is None else KeysHeard(silent_seconds)
         self._publishes = AcknowledgedPublishes(client)
         self._patience = Patience(self._acknowledgements, wait, retry_seconds, hold_up_seconds)
         processor = Processor(
@@ -100,6 +114,8 @@ class Consumer:
             handle,
             handle_batch,
             message_id,
+            made_at,
+            (Reject, *reject),
             self._finished,
             self._patience,
             DeadLetters(self._publishes, dead_letter),
@@ -109,10 +125,11 @@ class Consumer:
         self._workers = Workers(
             workers, processor.work, processor.work_together, batch_size if handle_batch else 1, batch_seconds
         )
+        shared = f"$share/{share_name}/{topic_filter}"
         self._session = Session(
             client,
-            topic_filter,
-            former_filters,
+            # With both, each message would come twice.
+            (shared, topic_filter) if consumers > 1 else (topic_filter, shared),
             receive_maximum,
             session_expiry_seconds,
             retain_handling,
@@ -129,9 +146,10 @@ class Consumer:
         """Subscribed, and the broker answers: a probe for a health check."""
         return self._session.healthy
 
-    def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
+    def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> Consumer:
         """Connects in the background, and again whenever the connection is lost; works on what comes from then on."""
         self._session.connect(host, port, keepalive_seconds)
+        return self
 
     def run(
         self, stop: threading.Event, healthy: Callable[[], object] = lambda: None, drain_seconds: float = 3.0
@@ -175,6 +193,7 @@ class Consumer:
         self._session.leave(host, port, keepalive_seconds)
         while not (left := self._session.is_empty(lambda: self._acknowledgements.count)):
             if stop.wait(0.05):
+                log.error("told to stop: the session of %s goes on, with what it holds", self._session.name)
                 break
         self._end(drain_seconds, end_session=left)
         return left
@@ -208,7 +227,10 @@ class Consumer:
         topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
         delivery = Delivery(message, topic)
         if self._acknowledgements.arrived(delivery):
-            self._workers.submit(self._key_of(delivery), delivery)
+            key = self._key_of(delivery)
+            if self._keys is not None:
+                self._keys.heard(key)
+            self._workers.submit(key, delivery)
 
     def _finished(self, delivery: Delivery) -> None:
         oldest = self._acknowledgements.done(delivery)
@@ -239,7 +261,7 @@ class Consumer:
                 log.exception("on_session_lost failed")
 
     def _observe(self) -> None:
-        acknowledgements, workers = self._acknowledgements, self._workers
+        acknowledgements, workers, keys = self._acknowledgements, self._workers, self._keys
         observe(
             "mqtt_delivery.consumer.in_flight",
             "{message}",
@@ -258,3 +280,10 @@ class Consumer:
             "How long the oldest message that is not acknowledged has been here.",
             lambda: acknowledgements.oldest_seconds,
         )
+        if keys is not None:
+            observe(
+                "mqtt_delivery.consumer.keys.silent",
+                "{key}",
+                "Keys from which nothing has come lately.",
+                lambda: keys.silent,
+            )

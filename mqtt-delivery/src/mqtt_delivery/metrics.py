@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
@@ -26,6 +27,10 @@ def observe(name: str, unit: str, description: str, value: Callable[[], float]) 
     meter().create_observable_gauge(name, [look], unit, description)
 
 
+# From a hand-over on one machine to an hour at a broker whose consumer was away; in seconds.
+AGE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600]
+
+
 class ConsumerMetrics:
     """The counters of a consumer."""
 
@@ -45,6 +50,18 @@ class ConsumerMetrics:
             "{session}",
             "Sessions that the broker has thrown away or shortened.",
         )
+
+        self._age = made.create_histogram(
+            "mqtt_delivery.consumer.message.age",
+            "s",
+            "Age of a message when it has been processed.",
+            explicit_bucket_boundaries_advisory=AGE_BUCKETS,
+        )
+
+    def processed(self, made_at: datetime) -> None:
+        """Records the age of a message that was processed."""
+        # The clock of a device may be ahead of this one.
+        self._age.record(max(0.0, (datetime.now(UTC) - made_at).total_seconds()))
 
     def retried(self, error_type: str) -> None:
         """Counts an attempt that failed and is made again."""

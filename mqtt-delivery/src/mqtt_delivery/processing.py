@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 import paho.mqtt.client as mqtt
 from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span
@@ -12,7 +14,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from mqtt_delivery.acknowledgements import Delivery
 from mqtt_delivery.dead_letters import DeadLetter, DeadLetters, encodable
-from mqtt_delivery.message import Message, Reject
+from mqtt_delivery.message import Message
 from mqtt_delivery.metrics import ERROR_TYPE, ConsumerMetrics
 from mqtt_delivery.patience import Patience
 from mqtt_delivery.seen import Seen
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Message], object]
 BatchHandler = Callable[[Sequence[Message]], object]
 MessageId = Callable[[Message], "str | None"]
+
+MadeAt = Callable[[Message], datetime]
 
 MESSAGE_ID = "messaging.message.id"
 ATTEMPT = "mqtt_delivery.attempt"
@@ -39,6 +43,8 @@ class Processor:
         handle: Called with each message.
         handle_batch: Called with several messages at once, if given.
         message_id: Tells the id of a message, if given.
+        made_at: Tells when a message was made, if given.
+        reject: Exceptions that make a message a dead letter at once.
         finished: Called with each delivery that is processed, or that the dead letters have.
         patience: Decides what becomes of those that failed.
         dead_letters: Take what cannot be processed.
@@ -52,6 +58,8 @@ class Processor:
         handle: Handler,
         handle_batch: BatchHandler | None,
         message_id: MessageId | None,
+        made_at: MadeAt | None,
+        reject: tuple[type[Exception], ...],
         finished: Callable[[Delivery], object],
         patience: Patience,
         dead_letters: DeadLetters,
@@ -62,6 +70,8 @@ class Processor:
         self._handle = handle
         self._handle_batch = handle_batch
         self._message_id = message_id
+        self._made_at = made_at
+        self._reject = reject
         self._finished = finished
         self._patience = patience
         self._dead_letters = dead_letters
@@ -91,7 +101,7 @@ class Processor:
             except BaseException as error:
                 return self._failed(span, lane, delivery, message, error, time.monotonic() - started)
         lane.failing_since = None
-        self._finish(delivery, message)
+        self._processed(delivery, message)
         return None
 
     def work_together(self, deliveries: Sequence[Delivery]) -> bool:
@@ -113,7 +123,7 @@ class Processor:
         for delivery, message in zip(deliveries, messages, strict=True):
             if delivery.lane is not None:
                 delivery.lane.failing_since = None
-            self._finish(delivery, message)
+            self._processed(delivery, message)
         return True
 
     def _message(self, delivery: Delivery) -> Message:
@@ -131,16 +141,24 @@ class Processor:
         if self._message_id is not None and delivery.id is None:
             try:
                 delivery.id = self._message_id(message)
-            except Exception:
-                log.exception("message_id failed; a message on %s goes on without an id", delivery.topic)
+            except Exception as error:
+                log.debug("a message on %s has no id: %s", delivery.topic, error)
             else:
-                object.__setattr__(message, "id", delivery.id)
+                message = replace(message, id=delivery.id)
         return message
 
     @staticmethod
     def _not_attempted(deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             delivery.attempts -= 1
+
+    def _processed(self, delivery: Delivery, message: Message) -> None:
+        if self._made_at is not None:
+            try:
+                self._metrics.processed(self._made_at(message))
+            except Exception as error:
+                log.debug("a message on %s does not say when it was made: %s", delivery.topic, error)
+        self._finish(delivery, message)
 
     def _finish(self, delivery: Delivery, message: Message) -> None:
         self._seen.add(message.id)
@@ -150,12 +168,17 @@ class Processor:
         self, span: Span, lane: Lane, delivery: Delivery, message: Message, error: BaseException, seconds: float
     ) -> float | None:
         error_type = _record(span, error)
-        if isinstance(error, Reject):
+        if isinstance(error, self._reject):
             decided = DeadLetter("rejected", str(error), error_type)
         else:
             if delivery.attempts == 1:
-                unforeseen = error if not hasattr(error, "error_type") else None
-                log.warning("%s failed and is tried again: %s", _name(message), _text(error), exc_info=unforeseen)
+                foreseen = hasattr(error, "error_type") or isinstance(error, OSError)
+                log.warning(
+                    "%s failed and is tried again: %s",
+                    _name(message),
+                    _text(error),
+                    exc_info=None if foreseen else error,
+                )
             decided = self._patience.after_failure(lane, delivery, seconds, _text(error), error_type)
         if isinstance(decided, DeadLetter):
             return self._move(span, delivery, message, decided)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -74,8 +74,7 @@ class Session:
 
     Args:
         client: Its callbacks are taken.
-        topic_filter: What it subscribes to.
-        former_filters: What the session may still be subscribed to, and should no longer be.
+        filters: What it subscribes to, and what the session may still be subscribed to and should no longer be.
         receive_maximum: How many messages the broker sends ahead of their acknowledgements.
         expiry_seconds: How long the broker keeps what comes while nobody is connected.
         retain_handling: Retain Handling of the subscription (MQTT 5.0, 3.8.3.1).
@@ -90,8 +89,7 @@ class Session:
     def __init__(
         self,
         client: mqtt.Client,
-        topic_filter: str,
-        former_filters: Sequence[str],
+        filters: tuple[str, str],
         receive_maximum: int,
         expiry_seconds: int,
         retain_handling: int,
@@ -103,8 +101,7 @@ class Session:
         connected: Callable[[Properties], object],
     ) -> None:
         self._client = client
-        self._filter = topic_filter
-        self._former_filters = list(former_filters)
+        self._filter, self._former_filter = filters
         self._receive_maximum = receive_maximum
         self._expiry_seconds = expiry_seconds
         self._options = SubscribeOptions(qos=1, retainHandling=retain_handling)
@@ -127,6 +124,11 @@ class Session:
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+
+    @property
+    def name(self) -> str:
+        """The client id."""
+        return self._client._client_id.decode()  # pyright: ignore[reportPrivateUsage] (it has no public name)
 
     @property
     def healthy(self) -> bool:
@@ -192,9 +194,7 @@ class Session:
         if self._dropped_topic:
             subscriptions.append((self._dropped_topic, SubscribeOptions(qos=0)))
         client.subscribe(subscriptions)
-        if self._former_filters:
-            # With both, each message would come twice.
-            client.unsubscribe(self._former_filters)
+        client.unsubscribe(self._former_filter)
 
     def _look_at_session(self, present: bool, properties: Properties) -> None:
         if self._had_session and not present:
@@ -210,7 +210,7 @@ class Session:
             self._nothing_to_leave = True
             return
         log.info("unsubscribing; processing what the session still holds")
-        client.unsubscribe([self._filter, *self._former_filters])
+        client.unsubscribe([self._filter, self._former_filter])
         self._subscribed = True
 
     def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reason_codes: Any, properties: Any) -> None:
