@@ -1,5 +1,6 @@
 """No reading is lost, whatever breaks: each test counts sent, processed, twice, dead-lettered and lost."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -9,12 +10,14 @@ import shutil
 import signal
 import socket
 import socketserver
+import statistics
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -120,6 +123,11 @@ class Publisher:
             info.wait_for_publish(30)
             assert info.is_published()
 
+    def send_now(self, device: str) -> None:
+        """Publishes a reading that was just taken, and does not wait for the broker."""
+        taken = reading(device_id=device, timestamp=datetime.now(UTC).isoformat())
+        self._client.publish(f"sensors/{device}/reading", json.dumps(taken), qos=1)
+
     def send_raw(self, topic: str, payload: bytes, properties: Properties | None = None) -> None:
         info = self._client.publish(topic, payload, qos=1, properties=properties)
         info.wait_for_publish(30)
@@ -209,6 +217,7 @@ ANSWERS = {
 def serving(port: int, handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[None]:
     """A server in this process."""
     socketserver.ThreadingTCPServer.allow_reuse_address = True
+    socketserver.ThreadingTCPServer.daemon_threads = True  # a connection that is kept alive must not keep the test
     with socketserver.ThreadingTCPServer(("127.0.0.1", port), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield
@@ -693,3 +702,61 @@ def test_the_disk_of_the_broker_is_full(new_stack: Callable[..., Stack]) -> None
         stack.runtime.down()
     finally:
         subprocess.run(["umount", str(data)], check=True)
+
+
+class SelectiveEcho(http.server.BaseHTTPRequestHandler):
+    """Fails for one device, at once or as a time-out does, and notes how old the readings of the others are."""
+
+    protocol_version = "HTTP/1.1"
+    seconds: float
+    ages: list[float]
+
+    def do_POST(self) -> None:
+        taken = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fails = taken["device_id"] == "poison"
+        if fails:
+            time.sleep(self.seconds)
+        else:
+            made = datetime.fromisoformat(taken["timestamp"])
+            self.ages.append((datetime.now(UTC) - made).total_seconds())
+        with contextlib.suppress(OSError):  # the consumer may have given up
+            self.send_response(500 if fails else 200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+        pass
+
+
+# By the default settings; a time-out takes ECHO_TIMEOUT_SECONDS.
+@pytest.mark.parametrize(("seconds", "devices"), [(0.0, 20), (0.0, 40), (4.0, 40)])
+def test_a_device_that_always_fails_does_not_hold_up_the_others(
+    new_stack: Callable[..., Stack], seconds: float, devices: int
+) -> None:
+    stack = new_stack(DEVICES="1", INTERVAL_SECONDS="86400")
+    stack.up()
+    stack.stop_part("echo")
+    publisher = Publisher(stack)
+    handler = type("Handler", (SelectiveEcho,), {"seconds": seconds, "ages": []})
+    p99: list[float] = []
+    with serving(stack.settings.echo_port, handler):
+        for poison in (False, True):
+            handler.ages.clear()
+            started, count = time.monotonic(), 10 * 2 * devices  # ten seconds, two readings a second of each
+            for number in range(count):
+                device = f"sensor-{number % devices:03}"
+                publisher.send_now(device)
+                if poison and number % devices == 0:
+                    publisher.send_now("poison")
+                time.sleep(max(0.0, started + number / (2 * devices) - time.monotonic()))
+            eventually(lambda count=count: len(handler.ages) >= count, 60)
+            p99.append(statistics.quantiles(handler.ages, n=100)[-1])
+    eventually(lambda: len(publisher.ledger.dead_lettered()) > 0)
+    print(
+        f"{devices} devices, failing after {seconds} s: p99 without {p99[0]:.3f} s, with {p99[1]:.3f} s, "
+        f"dead letters {sum(publisher.ledger.dead_lettered().values())} of 20"
+    )
+    assert p99[1] < 2.0
+    publisher.close()
+    stack.runtime.down()
