@@ -91,7 +91,7 @@ test-matrix: $(VENV)/dev ## Test the instrumentation on every Python and paho-mq
 
 bench: $(VENV)/dev ## Measure the stack against its limits, in a quarter of an hour (ONLY=consumer for one part)
 	@$(STACK) prepare
-	@PYTHONPATH=tests:.:opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
+	@PYTHONPATH=tests:.:mqtt-delivery/tests:opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
 lint: $(VENV)/dev ## Check format, style, types, and that the lock files and the docs are current
 	@$(BIN)/ruff format --check .

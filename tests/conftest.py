@@ -74,8 +74,8 @@ def stacks() -> Iterator[Callable[..., Stack]]:
     """Makes stacks, and ends them afterwards."""
     made: list[Stack] = []
 
-    def make(**values: str) -> Stack:
-        made.append(Stack(Path(tempfile.mkdtemp(dir=os.environ[FOLDER])), **values))
+    def make(kind: type[Stack] = Stack, **values: str) -> Stack:
+        made.append(kind(Path(tempfile.mkdtemp(dir=os.environ[FOLDER])), **values))
         return made[-1]
 
     yield make

@@ -86,6 +86,9 @@ def is_whole(spans: list[Span]) -> bool:
 class Stack:
     """A stack under test, driven by the same commands as by hand."""
 
+    # What Python runs for a command.
+    program = ("-m", "stack")
+
     def __init__(self, folder: Path, **values: str) -> None:
         names = [name.upper() for name in Settings.model_fields if name.endswith("_port")]
         self.values = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
@@ -101,7 +104,7 @@ class Stack:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a command of the stack, as ``make`` does."""
         return subprocess.run(
-            [sys.executable, "-m", "stack", *arguments],
+            [sys.executable, *self.program, *arguments],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,

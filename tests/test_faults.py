@@ -143,7 +143,7 @@ ANOTHER_CONSUMER = {"MQTT_CLIENT_ID": "broken", "SHARE_NAME": "broken"}
 
 def test_a_consumer_whose_network_thread_hangs_is_not_healthy_and_then_ends(stack: Stack) -> None:
     # The stack's producer publishes, so the first reading breaks it.
-    breakage = "from consumer.subscription import Subscription; Subscription._hand_over = lambda *_: time.sleep(3600)"
+    breakage = "from mqtt_delivery.session import Session; Session._on_message = lambda *_: time.sleep(3600)"
     with broken_service(stack, "consumer", breakage, **ANOTHER_CONSUMER) as (process, heartbeat):
         eventually(beats(heartbeat))
         eventually(lambda: not beats(heartbeat)(), 40)
@@ -154,7 +154,7 @@ def test_a_consumer_whose_network_thread_hangs_is_not_healthy_and_then_ends(stac
 
 
 def test_a_consumer_whose_network_thread_dies_ends(stack: Stack) -> None:
-    breakage = "from consumer.subscription import Subscription; Subscription._hand_over = lambda *_: 1 / 0"
+    breakage = "from mqtt_delivery.session import Session; Session._on_message = lambda *_: 1 / 0"
     with broken_service(stack, "consumer", breakage, **ANOTHER_CONSUMER) as (process, _):
         _, log = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -166,7 +166,7 @@ def test_a_producer_whose_network_thread_hangs_is_not_healthy(new_stack: Callabl
     stack = new_stack(INTERVAL_SECONDS="0.5")
     stack.up()
     stack.stop_part("producer")  # there is one of this name at the broker
-    breakage = "from producer.outbox import Outbox; Outbox._on_publish = lambda *_: time.sleep(3600)"
+    breakage = "from mqtt_delivery import Publisher; Publisher._on_publish = lambda *_: time.sleep(3600)"
     with broken_service(stack, "producer", breakage) as (process, heartbeat):
         eventually(beats(heartbeat))
         eventually(lambda: not beats(heartbeat)(), 60)

@@ -231,7 +231,7 @@ def metrics(new_shared_stack: Callable[..., Stack]) -> Metrics:
 # Nothing has failed there, and nothing was dropped.
 WITHOUT_DATA = {
     ("readings", "Errors", "publish: {{error_type}}"),
-    ("readings", "Errors", "process: {{error_type}}"),
+    ("readings", "Errors", "retry: {{error_type}}"),
     ("readings", "Dropped readings", "{{service_instance_id}}"),
 }
 

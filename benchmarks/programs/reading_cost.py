@@ -12,14 +12,11 @@ from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
 from benchmarks.readings import numbered_reading, traced_properties
-from consumer.__main__ import set_message_id
-from consumer.acknowledgements import Acknowledgements
-from consumer.dead_letters import DeadLetters
-from consumer.echo import Echo
-from consumer.measurements import Measurements
-from consumer.processing import Processor
+from consumer.__main__ import new_consumer
 from consumer.settings import Settings
-from service import StopSignal, load_settings
+from mqtt_delivery.acknowledgements import Delivery
+from mqtt_delivery.workers import Lane
+from service import load_settings
 from telemetry import setup_telemetry, shutdown_telemetry
 
 READINGS = 20
@@ -35,22 +32,21 @@ def received(number: int) -> mqtt.MQTTMessage:
 
 
 def main() -> None:
-    """Processes readings one by one, as the consumer's parts do, on a client that nobody has connected."""
-    settings, stop = load_settings(Settings), StopSignal()
+    """Processes readings one by one, as the consumer's workers do, on a client that nobody has connected."""
+    settings = load_settings(Settings)
     setup_telemetry("consumer")
-    PahoMqttInstrumentor().instrument(process_hook=set_message_id, process_spans=False)
+    PahoMqttInstrumentor().instrument(process_spans=False)
     RequestsInstrumentor().instrument()
-    client = settings.new_client("cost", "nobody", settings.mqtt_consumer_password, manual_ack=True)
-    acknowledgements = Acknowledgements(client)
-    measurements = Measurements(settings.silent_seconds)
-    processor = Processor(client, Echo(settings, stop), DeadLetters(client, stop), acknowledgements, measurements)
+    consumer = new_consumer(settings, "cost")
+    work, acknowledgements = consumer._workers._work, consumer._acknowledgements
     counts: list[int] = []
     for number in range(READINGS):
-        delivery = acknowledgements.arrived(received(number))
-        if delivery is None:
+        message = received(number)
+        lane, delivery = Lane(message.topic), Delivery(message, message.topic)
+        if not acknowledgements.arrived(delivery):
             raise RuntimeError("a new reading counts as one that came before")
-        counts.append(instructions(lambda delivery=delivery: processor.handle([delivery])))
-        if not acknowledgements.complete:
+        counts.append(instructions(lambda lane=lane, delivery=delivery: work(lane, delivery)))
+        if acknowledgements.count:
             raise RuntimeError("the reading is not acknowledged")
     shutdown_telemetry()
     sys.stdout.write(json.dumps({"instructions": min(counts)}) + "\n")

@@ -5,6 +5,7 @@ import pytest
 
 from consumer.echo import Echo
 from consumer.settings import Settings
+from mqtt_delivery import Message
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -26,8 +27,7 @@ def test_what_the_environment_says_of_the_way_to_echo_is_looked_up_once(monkeypa
         monkeypatch.setenv("NO_PROXY", "")
         # Nobody knows this name; the proxy is asked for it.
         monkeypatch.setenv("ECHO_URL", "http://echo.invalid/echo")
-        monkeypatch.setenv("RETRY_SECONDS", "0")
-        echo = Echo(Settings(), threading.Event())
+        echo = Echo(Settings())
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-        echo.send(b"{}", None)
+        echo.take(Message("sensors/sensor-001/reading", b"{}", None))
         proxy.shutdown()

@@ -5,6 +5,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo.answers import Answers
 from echo.app import app
 
 client = TestClient(app, raise_server_exceptions=False)
@@ -69,3 +70,26 @@ def test_one_wrong_reading_refuses_the_whole_array() -> None:
     status, text = post(json.dumps([READING, READING | {"sequence": -1}]).encode())
     assert status == 422
     assert "sequence" in text
+
+
+def test_a_request_that_comes_again_gets_the_first_answer() -> None:
+    key = {"Idempotency-Key": "one"}
+    first = client.post("/echo", json=READING, headers=key)
+    again = client.post("/echo", json=READING | {"sequence": 18}, headers=key)
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json() == first.json() == READING
+    assert client.post("/echo", json=READING | {"sequence": 18}).json()["sequence"] == 18
+
+
+def test_what_is_refused_is_not_kept() -> None:
+    key = {"Idempotency-Key": "two"}
+    assert client.post("/echo", json=READING | {"sequence": -1}, headers=key).status_code == 422
+    assert client.post("/echo", json=READING, headers=key).json() == READING
+
+
+def test_the_memory_for_answers_is_bounded() -> None:
+    answers: Answers[int] = Answers(10)
+    for number in range(100):
+        answers.keep(str(number), number, 3)
+    assert [answers.get(str(number)) for number in (96, 97, 99)] == [None, 97, 99]

@@ -1,56 +1,59 @@
-"""Continues the trace of each reading: a process span, and inside it the HTTP request to echo.
-
-The network thread hands each message to a worker; the worker opens the process span, a child of the producer's publish
-span, sends the reading to echo, and only then the broker gets its acknowledgement.
-"""
+"""Continues the trace of each reading: a process span around the work in ``echo.py``, and in it the request to echo."""
 
 import argparse
 
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
-from opentelemetry.trace import Span
-from paho.mqtt.client import MQTTMessage
 
-from consumer.consumer import Consumer
-from consumer.measurements import Measurements
-from consumer.processing import message_id
+from consumer.echo import Echo, made_at, message_id
 from consumer.settings import Settings
-from service import StopSignal, load_settings
+from mqtt_delivery import Consumer
+from service import KEEPALIVE_SECONDS, StopSignal, load_settings
 from telemetry import setup_telemetry, shutdown_telemetry
 
 
-def set_message_id(span: Span, message: MQTTMessage) -> None:
-    """Process hook: names the reading on its span."""
-    if identifier := message_id(bytes(message.payload)):
-        span.set_attribute("messaging.message.id", identifier)
+def new_consumer(settings: Settings, client_id: str) -> Consumer:
+    """Makes the consumer of one session: it hands each reading to echo, or several with ``BATCH_SIZE``."""
+    echo = Echo(settings)
+    return Consumer(
+        settings.new_client(client_id, settings.mqtt_consumer_username, settings.mqtt_consumer_password),
+        settings.topic_filter,
+        echo.take,
+        workers=settings.workers,
+        retry_seconds=settings.retry_seconds,
+        reject=(ValueError,),
+        receive_maximum=settings.queue_size,
+        handle_batch=echo.take_batch,
+        batch_size=settings.batch_size,
+        batch_seconds=settings.batch_seconds,
+        consumers=settings.consumers,
+        share_name=settings.share_name,
+        message_id=message_id,
+        remembered_ids=settings.remembered_ids,
+        made_at=made_at,
+        silent_seconds=settings.silent_seconds,
+        dropped_topic="$SYS/broker/publish/messages/dropped",
+    )
 
 
 def main() -> int:
     """Consumes until told to stop, or ends sessions with ``--leave``; returns the exit code."""
     parser = argparse.ArgumentParser(prog="consumer", description="Hands readings from MQTT to echo.")
-    parser.add_argument(
-        "--leave",
-        nargs="+",
-        metavar="CLIENT_ID",
-        help="process what the sessions of these consumers still hold, end the sessions, and stop",
-    )
-    leaving: list[str] = parser.parse_args().leave or []
-    settings = load_settings(Settings)
-    stop = StopSignal()
+    parser.add_argument("--leave", nargs="+", default=[], metavar="CLIENT_ID", help="empty and end these sessions")
+    leaving: list[str] = parser.parse_args().leave
+    settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("consumer")
-    # No span around the hand-over: processing.py opens it where the work is.
-    PahoMqttInstrumentor().instrument(
-        process_hook=set_message_id, process_spans=False, json_envelope=settings.json_envelope(settings.topic_filter)
-    )
+    # No span around the hand-over to a worker: mqtt-delivery opens it around the work.
+    PahoMqttInstrumentor().instrument(process_spans=False, json_envelope=settings.json_envelope(settings.topic_filter))
     RequestsInstrumentor().instrument()
-    measurements = Measurements(settings.silent_seconds)
+    broker = settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS
     if leaving:
-        for client_id in leaving:
-            Consumer(settings, client_id, stop, measurements).leave()
+        done = all(new_consumer(settings, client_id).leave(stop, *broker) for client_id in leaving)
     else:
-        Consumer(settings, settings.mqtt_client_id, stop, measurements).run()
+        consumer = new_consumer(settings, settings.mqtt_client_id).connect(*broker)
+        done = consumer.run(stop, settings.health_file.touch, settings.echo_timeout_seconds)
     shutdown_telemetry()
-    return stop.exit_code
+    return stop.exit_code if done else 1
 
 
 if __name__ == "__main__":

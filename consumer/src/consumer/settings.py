@@ -13,9 +13,7 @@ class Settings(BrokerSettings):
     mqtt_consumer_username: str = "consumer"
     mqtt_consumer_password: SecretStr = SecretStr("consumer-secret")
     mqtt_client_id: str = Field(default="consumer", min_length=1, description="a name that no other client has")
-    topic_filter: str = Field(
-        default="sensors/+/reading", min_length=1, description="an MQTT topic filter, such as sensors/+/reading"
-    )
+    topic_filter: str = Field(default="sensors/+/reading", min_length=1, description="an MQTT topic filter")
     consumers: int = Field(default=1, ge=1, description="a number of consumers, 1 or more")
     share_name: str = Field(
         default="consumers",
@@ -31,15 +29,6 @@ class Settings(BrokerSettings):
     queue_size: int = Field(default=200, ge=1, le=65_535, description="a number of messages, 1 to 65535")
     batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
     batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
+    remembered_ids: int = Field(default=10_000, ge=0, le=1_000_000, description="a number of ids, 0 to 1000000")
     silent_seconds: float = Field(default=60.0, gt=0, le=3600, description="seconds, up to 3600")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
-
-    @property
-    def filters(self) -> tuple[str, str]:
-        """What it subscribes to, and what a session may be subscribed to from another number of consumers.
-
-        Of several consumers each reading goes to one. One alone does without: Mosquitto does not restore a shared
-        subscription when it is started again.
-        """
-        plain, shared = self.topic_filter, f"$share/{self.share_name}/{self.topic_filter}"
-        return (shared, plain) if self.consumers > 1 else (plain, shared)

@@ -4,14 +4,18 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
+from echo.answers import Answers
+
 # A thousand readings and some; a larger body is answered with 413.
 MAX_BODY_BYTES = 512 * 1024
+# How many readings are kept for requests that come again.
+KEPT_READINGS = 20_000
 
 
 def text_only(value: object) -> object:
@@ -53,13 +57,22 @@ class Health(BaseModel):
     status: str = "ok"
 
 
+Key = Annotated[str | None, Header(max_length=128, description="The same for each try of one request")]
+
+answers: Answers[Reading | Batch] = Answers(KEPT_READINGS)
 app = FastAPI(title="echo", description="Answers each reading it is sent.")
 app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
 
 
 @app.post("/echo", responses={400: {"description": "No JSON"}, 413: {"description": "Too large"}})
-async def echo(readings: Reading | Batch) -> Reading | Batch:
-    """Sends the reading back, or an array of them."""
+async def echo(readings: Reading | Batch, response: Response, idempotency_key: Key = None) -> Reading | Batch:
+    """Sends the reading back, or an array of them; a request that comes again gets the answer to the first."""
+    if idempotency_key is None:
+        return readings
+    if (first := answers.get(idempotency_key)) is not None:
+        response.headers["Idempotent-Replayed"] = "true"
+        return first
+    answers.keep(idempotency_key, readings, len(readings) if isinstance(readings, list) else 1)
     return readings
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import paho.mqtt.client as mqtt
 from pydantic import Field, SecretStr
 
 from service import BrokerSettings
@@ -21,10 +22,16 @@ class Settings(BrokerSettings):
         default=2.0, ge=0.01, le=86_400, description="the seconds between two readings of a sensor, 0.01 to 86400"
     )
     buffer_size: int = Field(default=10_000, ge=1, le=1_000_000, description="a number of messages, 1 to 1000000")
+    buffer_file: Path | None = Field(default=None, description="a path, in a folder that is there")
     device_id: Identifier = "edge-001"
     fleet_id: Identifier = "fleet-001"
     site_id: Identifier = "site-001"
     health_file: Path = Field(default=Path("/tmp/producer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
+
+    def new_producer_client(self, client_id: str) -> mqtt.Client:
+        """Makes a client that logs in as the producer."""
+        password, mqtt_5 = self.mqtt_producer_password, self.mqtt_protocol == "5"
+        return self.new_client(client_id, self.mqtt_producer_username, password, mqtt_5=mqtt_5)
 
     @property
     def resource(self) -> dict[str, str]:

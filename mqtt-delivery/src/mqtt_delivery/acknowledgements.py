@@ -1,0 +1,193 @@
+"""Acknowledgements after the work is done, in the order of arrival, as MQTT wants (MQTT 5.0, 4.6.0-2)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING
+
+import paho.mqtt.client as mqtt
+
+if TYPE_CHECKING:
+    from mqtt_delivery.dead_letters import DeadLetter
+    from mqtt_delivery.workers import Lane
+
+
+class Delivery:
+    """A message that the broker waits to hear of.
+
+    Args:
+        message: As it came from paho.
+        topic: Its topic.
+    """
+
+    __slots__ = (
+        "_fingerprint",
+        "attempts",
+        "awaited",
+        "dead_letter",
+        "done",
+        "first_attempt",
+        "id",
+        "lane",
+        "message",
+        "number",
+        "redelivered",
+        "since",
+        "topic",
+    )
+
+    def __init__(self, message: mqtt.MQTTMessage, topic: str) -> None:
+        self.message = message
+        self.topic = topic
+        self.since = time.monotonic()
+        # Its place in the order of arrival, and whether the broker waits for it on this very connection.
+        self.number = 0
+        self.awaited = False
+        self.redelivered = message.dup
+        self.attempts = 0
+        self.first_attempt = 0.0
+        self.lane: Lane | None = None
+        # What is left to do where the dead-letter topic did not take it: the handler is not called again.
+        self.dead_letter: DeadLetter | None = None
+        self.done = False
+        self.id: str | None = None
+        self._fingerprint: int | None = None
+
+    @property
+    def fingerprint(self) -> int:
+        """Tells messages of different content apart, also after ``release``."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.message)
+        return self._fingerprint
+
+    def release(self) -> None:
+        """Lets go of the payload: the message is processed, and only waits for its acknowledgement."""
+        if self.message.payload:
+            self._fingerprint = fingerprint(self.message)
+            released = mqtt.MQTTMessage(self.message.mid)
+            released.qos = self.message.qos
+            self.message = released
+
+
+def fingerprint(message: mqtt.MQTTMessage) -> int:
+    """The same for a message that the broker has sent again, by another packet id or without DUP as well."""
+    user_properties = getattr(message.properties, "UserProperty", ())
+    return hash((message._topic, bytes(message.payload), tuple(user_properties)))  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+
+
+class Acknowledgements:
+    """Knows which messages are still to be acknowledged on this connection, and which came on the one before.
+
+    Args:
+        client: What to acknowledge through.
+        receive_maximum: How many messages the broker sends ahead of their acknowledgements.
+    """
+
+    def __init__(self, client: mqtt.Client, receive_maximum: int) -> None:
+        self._client = client
+        self._nearly_full = (3 * receive_maximum + 3) // 4
+        self._half = (receive_maximum + 1) // 2
+        # Held while paho queues an acknowledgement, so that none goes out on the next connection. Where paho has no
+        # network thread it calls back from there: the same thread may enter again.
+        self._lock = threading.RLock()
+        self._arrived: deque[Delivery] = deque()
+        self._numbers = count(1)
+        self._done = 0
+        self._earlier: dict[int, deque[Delivery]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many messages the broker waits for."""
+        return len(self._arrived)
+
+    @property
+    def done_count(self) -> int:
+        """How many of them are done, and wait for those that came before."""
+        return self._done
+
+    @property
+    def oldest_seconds(self) -> float:
+        """For how long the oldest has been waiting; 0 without one."""
+        with self._lock:
+            return time.monotonic() - self._arrived[0].since if self._arrived else 0.0
+
+    def arrived(self, delivery: Delivery) -> bool:
+        """Takes a message in; False if it is worked on, or done, since an earlier connection."""
+        with self._lock:
+            known = self._recognise(delivery) if self._earlier else None
+            if known is not None:
+                known.message.mid = delivery.message.mid
+                known.redelivered = True
+                self._done += known.done
+            taken = known or delivery
+            if delivery.message.qos > 0:
+                taken.number = next(self._numbers)
+                taken.awaited = True
+                self._arrived.append(taken)
+            self._send()
+        return known is None
+
+    def done(self, delivery: Delivery) -> Delivery | None:
+        """Acknowledges a message as soon as all that came before it are done.
+
+        Returns:
+            The oldest message, if it alone keeps the broker from sending more: most of what it may send is done.
+        """
+        with self._lock:
+            delivery.done = True
+            if delivery.awaited:
+                self._done += 1
+            self._send()
+            if delivery.awaited:
+                delivery.release()
+            full = self._done >= self._half and len(self._arrived) >= self._nearly_full
+            return self._arrived[0] if full else None
+
+    def connection_lost(self) -> None:
+        """Sets aside what was not acknowledged: in a session that goes on, the broker sends it again."""
+        with self._lock:
+            self._earlier.clear()
+            for delivery in self._arrived:
+                delivery.awaited = False
+                self._earlier.setdefault(delivery.fingerprint, deque()).append(delivery)
+            self._arrived.clear()
+            self._done = 0
+
+    def session_lost(self) -> None:
+        """Forgets what was set aside: the broker does not send it again."""
+        with self._lock:
+            self._earlier.clear()
+
+    def holds_up_others(self, delivery: Delivery) -> bool:
+        """Whether most of what the broker may send ahead is here, is done, and waits behind this message."""
+        with self._lock:
+            if not delivery.awaited or len(self._arrived) < self._nearly_full or self._done < self._half:
+                return False
+            behind = sum(other.done for other in self._arrived if other.number > delivery.number)
+            return behind >= self._half
+
+    def last_done(self) -> int:
+        """The number of the last message that is done but not acknowledged; 0 if there is none."""
+        with self._lock:
+            return next((delivery.number for delivery in reversed(self._arrived) if delivery.done), 0)
+
+    def _recognise(self, delivery: Delivery) -> Delivery | None:
+        # A broker may use another packet id for it and leave DUP out, so the content decides. Each is matched once:
+        # of two messages of the same content, both are worked on.
+        same = self._earlier.get(delivery.fingerprint)
+        if not same:
+            return None
+        known = same.popleft()
+        if not same:
+            del self._earlier[delivery.fingerprint]
+        return known
+
+    def _send(self) -> None:
+        while self._arrived and self._arrived[0].done:
+            delivery = self._arrived.popleft()
+            delivery.awaited = False
+            self._done -= 1
+            self._client.ack(delivery.message.mid, delivery.message.qos)

@@ -1,0 +1,289 @@
+"""The consumer: its parts, put together, and its life from the first connection to the last."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.properties import Properties
+from tenacity.wait import wait_base
+
+from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
+from mqtt_delivery.dead_letters import DeadLetters
+from mqtt_delivery.keys import KeysHeard
+from mqtt_delivery.message import Message, Reject
+from mqtt_delivery.metrics import ConsumerMetrics, observe
+from mqtt_delivery.patience import DEFAULT_WAIT, Patience
+from mqtt_delivery.processing import BatchHandler, Handler, MessageId, Processor
+from mqtt_delivery.publishing import AcknowledgedPublishes
+from mqtt_delivery.seen import Seen
+from mqtt_delivery.session import Session
+from mqtt_delivery.workers import Workers
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_SECONDS = 20
+
+
+class Consumer:
+    """Hands each message of a subscription to a handler, and acknowledges it when that has done its work.
+
+    Args:
+        client: An MQTT 5 client that is not connected yet; its callbacks and acknowledgements are the consumer's.
+        topic_filter: What to subscribe to, with QoS 1.
+        handle: Called in a worker's thread, inside the process span. It returns: the message is acknowledged. It
+            raises ``Reject``: a dead letter at once. It raises anything else: it is tried again.
+        workers: How many threads call it.
+        retry_seconds: How long a message is tried before it becomes a dead letter.
+        reject: Exceptions that make a message a dead letter at once, as ``Reject`` does.
+        dead_letter: The topic of dead letters; ``{topic}`` in it is that of the message.
+        key: Names what has to stay in order; the topic if not given.
+        message_id: Tells the id of a message; None, or an exception, if it has none. It becomes
+            ``messaging.message.id`` of the process span.
+        remembered_ids: How many ids of processed messages are kept to recognise those that come again; 0: none.
+        made_at: Tells when a message was made; an exception if it does not say. What passes until it is processed is
+            measured.
+        silent_seconds: A key counts as silent when nothing has come from it for so long; None: keys are not watched.
+        handle_batch: Called with up to ``batch_size`` messages at once, in one span that is linked to each. If it
+            raises, they go to ``handle`` one by one.
+        batch_size: How many messages go to ``handle_batch``.
+        batch_seconds: How long a batch waits to fill up.
+        receive_maximum: How many messages the broker sends ahead of their acknowledgements, 1 to 65,535 (MQTT 5.0,
+            3.1.2.11.3). It bounds all that waits here.
+        hold_up_seconds: How long messages of one key may fail and hold up all others once ``receive_maximum`` is
+            reached.
+        wait: The pause before the next attempt, by one of tenacity's strategies.
+        session_expiry_seconds: How long the broker keeps what comes while this consumer is away.
+        consumers: How many consumers divide the messages among them, by a shared subscription (MQTT 5.0, 4.8.2). One
+            alone does without.
+        share_name: The name of the share.
+        retain_handling: Which retained messages the subscription brings: 0 all, each time; 1 (the default) when it is
+            new; 2 none (MQTT 5.0, 3.8.3.1).
+        on_session_lost: Called with what happened when the broker has lost the session, or keeps it for a shorter time.
+        dropped_topic: A topic on which the broker counts the messages that it has dropped, such as Mosquitto's
+            ``$SYS/broker/publish/messages/dropped``: an increase is an error in the log.
+
+    Raises:
+        ValueError: The client does not speak MQTT 5, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        client: mqtt.Client,
+        topic_filter: str,
+        handle: Handler,
+        *,
+        workers: int = 4,
+        retry_seconds: float = 60.0,
+        reject: tuple[type[Exception], ...] = (),
+        dead_letter: str = "dead-letter/{topic}",
+        key: Callable[[Message], str] | None = None,
+        message_id: MessageId | None = None,
+        remembered_ids: int = 0,
+        made_at: Callable[[Message], datetime] | None = None,
+        silent_seconds: float | None = None,
+        handle_batch: BatchHandler | None = None,
+        batch_size: int = 1,
+        batch_seconds: float = 0.2,
+        receive_maximum: int = 100,
+        hold_up_seconds: float = 1.0,
+        wait: wait_base = DEFAULT_WAIT,
+        session_expiry_seconds: int = 3600,
+        consumers: int = 1,
+        share_name: str = "consumers",
+        retain_handling: int = 1,
+        on_session_lost: Callable[[str], object] | None = None,
+        dropped_topic: str = "",
+    ) -> None:
+        if client.protocol != mqtt.MQTTv5:
+            raise ValueError("a consumer needs a client with protocol=MQTTv5: Receive Maximum is its queue's bound")
+        if workers < 1 or batch_size < 1 or not 1 <= receive_maximum <= 65_535:
+            raise ValueError("workers and batch_size must be 1 or more, receive_maximum 1 to 65535")
+        self._key = key
+        self._on_session_lost = on_session_lost
+        self._acknowledgements = Acknowledgements(client, receive_maximum)
+        self._metrics = ConsumerMetrics()
+        self._keys = None if silent_seconds is None else KeysHeard(silent_seconds)
+        self._publishes = AcknowledgedPublishes(client)
+        self._patience = Patience(self._acknowledgements, wait, retry_seconds, hold_up_seconds)
+        processor = Processor(
+            client,
+            handle,
+            handle_batch,
+            message_id,
+            made_at,
+            (Reject, *reject),
+            self._finished,
+            self._patience,
+            DeadLetters(self._publishes, dead_letter),
+            Seen(remembered_ids),
+            self._metrics,
+        )
+        self._workers = Workers(
+            workers, processor.work, processor.work_together, batch_size if handle_batch else 1, batch_seconds
+        )
+        shared = f"$share/{share_name}/{topic_filter}"
+        self._session = Session(
+            client,
+            # With both, each message would come twice.
+            (shared, topic_filter) if consumers > 1 else (topic_filter, shared),
+            receive_maximum,
+            session_expiry_seconds,
+            retain_handling,
+            dropped_topic,
+            arrived=self._hand_over,
+            connection_lost=self._acknowledgements.connection_lost,
+            session_lost=self._session_lost,
+            connected=self._connected,
+        )
+        self._observe()
+
+    @property
+    def healthy(self) -> bool:
+        """Subscribed, and the broker answers: a probe for a health check."""
+        return self._session.healthy
+
+    def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> Consumer:
+        """Connects in the background, and again whenever the connection is lost; works on what comes from then on."""
+        self._session.connect(host, port, keepalive_seconds)
+        return self
+
+    def run(
+        self, stop: threading.Event, healthy: Callable[[], object] = lambda: None, drain_seconds: float = 3.0
+    ) -> bool:
+        """Works until told to stop; what it has not done then stays with the broker.
+
+        Args:
+            stop: Ends it.
+            healthy: Called each second while it is healthy.
+            drain_seconds: How long the end may take, at most.
+
+        Returns:
+            True if it was told to stop; False if the connection stands and nothing comes through it: start anew.
+        """
+        while not stop.wait(1.0):
+            if self._session.healthy:
+                healthy()
+            elif self._session.stalled:
+                log.critical("nothing comes from the broker although the connection stands; stopping to start anew")
+                return False
+        self.stop(drain_seconds)
+        return True
+
+    def stop(self, drain_seconds: float = 3.0) -> None:
+        """Finishes what is begun, acknowledges it, and disconnects; the broker keeps the rest for the next start."""
+        self._end(drain_seconds, end_session=False)
+
+    def leave(
+        self,
+        stop: threading.Event,
+        host: str,
+        port: int = 1883,
+        keepalive_seconds: int = KEEPALIVE_SECONDS,
+        drain_seconds: float = 3.0,
+    ) -> bool:
+        """Connects, unsubscribes, processes what the session still holds, and ends the session.
+
+        Returns:
+            False if told to stop before: then the session goes on, with what it holds.
+        """
+        self._session.leave(host, port, keepalive_seconds)
+        while not (left := self._session.is_empty(lambda: self._acknowledgements.count)):
+            if stop.wait(0.05):
+                log.error("told to stop: the session of %s goes on, with what it holds", self._session.name)
+                break
+        self._end(drain_seconds, end_session=left)
+        return left
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes | str,
+        *,
+        properties: Properties | None = None,
+        retain: bool = False,
+        timeout_seconds: float = 10.0,
+    ) -> None:
+        """Publishes with QoS 1, from within a handler, and returns when the broker has it.
+
+        So the message that is handled is acknowledged only after what was made of it.
+
+        Raises:
+            PublishError: The broker refuses it, or does not answer in time; a handler lets it go on, to be tried again.
+            ValueError: The topic is none to publish to.
+        """
+        self._publishes.publish(topic, payload, properties, timeout_seconds, retain)
+
+    def _end(self, drain_seconds: float, end_session: bool) -> None:
+        acknowledgements = self._acknowledgements
+        self._session.stop_accepting()
+        self._workers.stop(acknowledgements.last_done, lambda: not acknowledgements.done_count, drain_seconds)
+        self._session.disconnect(end_session)
+
+    def _hand_over(self, message: mqtt.MQTTMessage) -> None:
+        topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+        delivery = Delivery(message, topic)
+        if self._acknowledgements.arrived(delivery):
+            key = self._key_of(delivery)
+            if self._keys is not None:
+                self._keys.heard(key)
+            self._workers.submit(key, delivery)
+
+    def _finished(self, delivery: Delivery) -> None:
+        oldest = self._acknowledgements.done(delivery)
+        if oldest is not None:
+            self._workers.hurry(oldest, self._patience.last_attempt)
+
+    def _key_of(self, delivery: Delivery) -> str:
+        if self._key is not None:
+            message = delivery.message
+            try:
+                return self._key(Message(delivery.topic, bytes(message.payload), message.properties))
+            except Exception:
+                log.exception("key failed; a message on %s keeps its order by topic", delivery.topic)
+        return delivery.topic
+
+    def _connected(self, properties: Properties) -> None:
+        self._publishes.connected(properties)
+
+    def _session_lost(self, what: str, forget: bool) -> None:
+        log.error("%s", what)
+        self._metrics.session_lost()
+        if forget:
+            self._acknowledgements.session_lost()
+        if self._on_session_lost is not None:
+            try:
+                self._on_session_lost(what)
+            except Exception:
+                log.exception("on_session_lost failed")
+
+    def _observe(self) -> None:
+        acknowledgements, workers, keys = self._acknowledgements, self._workers, self._keys
+        observe(
+            "mqtt_delivery.consumer.in_flight",
+            "{message}",
+            "Messages that have arrived and are not acknowledged.",
+            lambda: acknowledgements.count,
+        )
+        observe(
+            "mqtt_delivery.consumer.waiting",
+            "{message}",
+            "Messages that wait for a thread, or for their next attempt.",
+            lambda: workers.waiting,
+        )
+        observe(
+            "mqtt_delivery.consumer.oldest.age",
+            "s",
+            "How long the oldest message that is not acknowledged has been here.",
+            lambda: acknowledgements.oldest_seconds,
+        )
+        if keys is not None:
+            observe(
+                "mqtt_delivery.consumer.keys.silent",
+                "{key}",
+                "Keys from which nothing has come lately.",
+                lambda: keys.silent,
+            )

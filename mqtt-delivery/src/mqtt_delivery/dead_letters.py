@@ -1,0 +1,98 @@
+"""Where messages go that cannot be processed: a topic of their own, for people to look at."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from mqtt_delivery.publishing import AcknowledgedPublishes, PublishError
+
+log = logging.getLogger(__name__)
+
+REASON = "dead-letter-reason"
+ORIGINAL_TOPIC = "dead-letter-topic"
+# A topic may have 65,535 bytes (MQTT 5.0, 1.5.4); brokers that allow so many are few.
+MAXIMUM_TOPIC_BYTES = 65_535
+SHORTENED_TOPIC_BYTES = 200
+MAXIMUM_REASON_CHARACTERS = 1000
+# The fixed header, the packet id, and the fields that a tracer adds.
+OVERHEAD_BYTES = 512
+TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """Why a message is one.
+
+    Attributes:
+        cause: ``rejected``, ``retries_exhausted`` or ``gave_way``.
+        reason: For people.
+        error_type: ``error.type`` of the last attempt.
+    """
+
+    cause: str
+    reason: str
+    error_type: str
+
+
+class DeadLetters:
+    """Publishes to the dead-letter topics and waits until the broker has them.
+
+    Args:
+        publishes: What to publish through.
+        template: The topic; ``{topic}`` in it is that of the message.
+    """
+
+    def __init__(self, publishes: AcknowledgedPublishes, template: str) -> None:
+        self._publishes = publishes
+        self._template = template
+
+    def topic_of(self, topic: str) -> str:
+        """The dead-letter topic of a topic; shortened where MQTT allows no topic of that length."""
+        dead = self._template.replace("{topic}", topic)
+        if len(dead.encode()) <= MAXIMUM_TOPIC_BYTES:
+            return dead
+        return self._template.replace("{topic}", topic.encode()[:SHORTENED_TOPIC_BYTES].decode(errors="ignore"))
+
+    def put(self, message: mqtt.MQTTMessage, topic: str, reason: str) -> bool:
+        """Whether the broker has taken the message.
+
+        The payload and the user properties stay as they were, so the message keeps its trace context. What the broker
+        would find too large goes without its payload, and says so.
+        """
+        dead = self.topic_of(topic)
+        reason = encodable(reason)[:MAXIMUM_REASON_CHARACTERS]
+        user_properties = list(getattr(message.properties, "UserProperty", []))
+        if dead != self._template.replace("{topic}", topic):
+            user_properties.append((ORIGINAL_TOPIC, topic))
+        payload = bytes(message.payload)
+        properties = _properties([*user_properties, (REASON, reason)])
+        limit = self._publishes.maximum_packet_size
+        if limit is not None and len(payload) + _size(properties) + len(dead.encode()) + OVERHEAD_BYTES > limit:
+            reason = f"{reason} (without its {len(payload)} bytes and its properties: too large for the broker)"
+            payload, properties = b"", _properties([(REASON, reason)])
+        try:
+            self._publishes.publish(dead, payload, properties, TIMEOUT_SECONDS)
+        except (PublishError, ValueError) as error:
+            log.error("the broker has not taken a dead letter on %s: %s", dead[:SHORTENED_TOPIC_BYTES], error)
+            return False
+        return True
+
+
+def _properties(user_properties: list[tuple[str, str]]) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = user_properties
+    return properties
+
+
+def _size(properties: Properties) -> int:
+    return len(bytes(properties.pack()))  # pyright: ignore[reportUnknownArgumentType] (paho has no types here)
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()

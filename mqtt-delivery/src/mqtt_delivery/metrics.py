@@ -1,0 +1,80 @@
+"""What the package measures beside the ``messaging.*`` metrics of the instrumentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+
+from mqtt_delivery.version import __version__
+
+ERROR_TYPE = "error.type"
+CAUSE = "mqtt_delivery.cause"
+
+
+def meter() -> Meter:
+    """The meter of the package."""
+    return get_meter("mqtt_delivery", __version__)
+
+
+def observe(name: str, unit: str, description: str, value: Callable[[], float]) -> None:
+    """A gauge that is asked for its value."""
+
+    def look(options: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(value())
+
+    meter().create_observable_gauge(name, [look], unit, description)
+
+
+# From a hand-over on one machine to an hour at a broker whose consumer was away; in seconds.
+AGE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600]
+
+
+class ConsumerMetrics:
+    """The counters of a consumer."""
+
+    def __init__(self) -> None:
+        made = meter()
+        self._retries = made.create_counter(
+            "mqtt_delivery.consumer.retries", "{attempt}", "Attempts that failed and are made again."
+        )
+        self._dead_letters = made.create_counter(
+            "mqtt_delivery.consumer.dead_letters", "{message}", "Messages that were moved to the dead letters."
+        )
+        self._duplicates = made.create_counter(
+            "mqtt_delivery.consumer.duplicates", "{message}", "Messages that were processed before, by their ids."
+        )
+        self._sessions_lost = made.create_counter(
+            "mqtt_delivery.consumer.sessions.lost",
+            "{session}",
+            "Sessions that the broker has thrown away or shortened.",
+        )
+
+        self._age = made.create_histogram(
+            "mqtt_delivery.consumer.message.age",
+            "s",
+            "Age of a message when it has been processed.",
+            explicit_bucket_boundaries_advisory=AGE_BUCKETS,
+        )
+
+    def processed(self, made_at: datetime) -> None:
+        """Records the age of a message that was processed."""
+        # The clock of a device may be ahead of this one.
+        self._age.record(max(0.0, (datetime.now(UTC) - made_at).total_seconds()))
+
+    def retried(self, error_type: str) -> None:
+        """Counts an attempt that failed and is made again."""
+        self._retries.add(1, {ERROR_TYPE: error_type})
+
+    def dead_lettered(self, error_type: str, cause: str) -> None:
+        """Counts a message that the dead letters have."""
+        self._dead_letters.add(1, {ERROR_TYPE: error_type, CAUSE: cause})
+
+    def duplicate(self) -> None:
+        """Counts a message that was processed before."""
+        self._duplicates.add(1)
+
+    def session_lost(self) -> None:
+        """Counts a session that the broker does not keep as it was asked to."""
+        self._sessions_lost.add(1)

@@ -1,0 +1,75 @@
+"""When a message is tried again, and when it gives way to the others."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+from tenacity.wait import wait_base
+
+from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
+from mqtt_delivery.dead_letters import DeadLetter
+from mqtt_delivery.workers import Lane
+
+DEFAULT_WAIT = wait_random_exponential(multiplier=0.2, max=5)
+
+
+class Patience:
+    """Decides what becomes of a delivery whose attempt has failed.
+
+    A message that is tried again holds back the acknowledgements of all that came later (MQTT 5.0, 4.6), and at Receive
+    Maximum the broker sends no more. So it is tried again as long as there is room, or nothing gets through at all;
+    where the others are done and only wait for it, it gives way.
+
+    Args:
+        acknowledgements: Tell who waits for whom.
+        wait: How long a pause is: one of tenacity's strategies.
+        retry_seconds: How long a message is tried, from its first attempt on.
+        hold_up_seconds: How long the messages of a key may fail and hold up the others.
+    """
+
+    def __init__(
+        self, acknowledgements: Acknowledgements, wait: wait_base, retry_seconds: float, hold_up_seconds: float
+    ) -> None:
+        self._acknowledgements = acknowledgements
+        self._wait = wait
+        self._retry_seconds = retry_seconds
+        self._hold_up_seconds = hold_up_seconds
+        self._retrying = Retrying()
+
+    def after_failure(self, lane: Lane, delivery: Delivery, seconds: float, error: str, error_type: str) -> Any:
+        """The pause until the next attempt in seconds, or the dead letter that it becomes.
+
+        Args:
+            lane: That of its key.
+            delivery: Whose attempt has failed.
+            seconds: How long the attempt took.
+            error: What went wrong.
+            error_type: Its kind.
+        """
+        now = time.monotonic()
+        if lane.failing_since is None:
+            lane.failing_since = now - seconds
+        if now - delivery.first_attempt >= self._retry_seconds:
+            return DeadLetter("retries_exhausted", error, error_type)
+        failing = now - lane.failing_since
+        if failing >= self._hold_up_seconds and self._acknowledgements.holds_up_others(delivery):
+            behind = lane.waiting[-1]
+            # There is no time to try each of those that wait behind it.
+            if seconds * (len(lane.waiting) - 1) > self._hold_up_seconds:
+                lane.giving_way = behind.number
+            return self.gives_way(lane, error, error_type)
+        state = RetryCallState(self._retrying, None, (), {})
+        state.attempt_number = delivery.attempts
+        return self._wait(state)
+
+    def gives_way(self, lane: Lane, error: str, error_type: str) -> DeadLetter:
+        """The dead letter of a message that others need not wait for any longer."""
+        failing = time.monotonic() - (lane.failing_since or 0.0)
+        reason = f"gave way to the messages of others, after {lane.key[:200]} had failed for {failing:.1f} s: {error}"
+        return DeadLetter("gave_way", reason, error_type)
+
+    def last_attempt(self, lane: Lane) -> float:
+        """When a message that holds up others is to be tried for the last time, by the monotonic clock."""
+        return max(time.monotonic(), (lane.failing_since or 0.0) + self._hold_up_seconds)

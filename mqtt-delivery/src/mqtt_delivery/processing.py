@@ -1,0 +1,227 @@
+"""What is done with a message: its handler in a process span, then the acknowledgement, a retry or a dead letter."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import paho.mqtt.client as mqtt
+from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span
+from opentelemetry.trace import Span, StatusCode
+
+from mqtt_delivery.acknowledgements import Delivery
+from mqtt_delivery.dead_letters import DeadLetter, DeadLetters, encodable
+from mqtt_delivery.message import Message
+from mqtt_delivery.metrics import ERROR_TYPE, ConsumerMetrics
+from mqtt_delivery.patience import Patience
+from mqtt_delivery.seen import Seen
+from mqtt_delivery.workers import Lane
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Message], object]
+BatchHandler = Callable[[Sequence[Message]], object]
+MessageId = Callable[[Message], "str | None"]
+
+MadeAt = Callable[[Message], datetime]
+
+MESSAGE_ID = "messaging.message.id"
+ATTEMPT = "mqtt_delivery.attempt"
+DEAD_LETTER = "mqtt.dead_letter"
+# Between two tries to hand a dead letter over.
+DEAD_LETTER_PAUSE_SECONDS = 1.0
+
+
+class Processor:
+    """Works on deliveries; called by several threads, each with deliveries of keys of its own.
+
+    Args:
+        client: What they came through.
+        handle: Called with each message.
+        handle_batch: Called with several messages at once, if given.
+        message_id: Tells the id of a message, if given.
+        made_at: Tells when a message was made, if given.
+        reject: Exceptions that make a message a dead letter at once.
+        finished: Called with each delivery that is processed, or that the dead letters have.
+        patience: Decides what becomes of those that failed.
+        dead_letters: Take what cannot be processed.
+        seen: Remembers the ids.
+        metrics: Count.
+    """
+
+    def __init__(
+        self,
+        client: mqtt.Client,
+        handle: Handler,
+        handle_batch: BatchHandler | None,
+        message_id: MessageId | None,
+        made_at: MadeAt | None,
+        reject: tuple[type[Exception], ...],
+        finished: Callable[[Delivery], object],
+        patience: Patience,
+        dead_letters: DeadLetters,
+        seen: Seen,
+        metrics: ConsumerMetrics,
+    ) -> None:
+        self._client = client
+        self._handle = handle
+        self._handle_batch = handle_batch
+        self._message_id = message_id
+        self._made_at = made_at
+        self._reject = reject
+        self._finished = finished
+        self._patience = patience
+        self._dead_letters = dead_letters
+        self._seen = seen
+        self._metrics = metrics
+
+    def work(self, lane: Lane, delivery: Delivery) -> float | None:
+        """Makes one attempt; the seconds until the next one, or None if the message is where it belongs."""
+        message = self._message(delivery)
+        if message.id in self._seen:
+            log.info("%s on %s was processed before", encodable(message.id or ""), message.topic)
+            self._metrics.duplicate()
+            self._finished(delivery)
+            return None
+        started = time.monotonic()
+        if delivery.attempts == 1:
+            delivery.first_attempt = started
+        with process_span(delivery.message, client=self._client) as span:
+            _describe(span, message)
+            if delivery.dead_letter is None and delivery.number <= lane.giving_way:
+                delivery.dead_letter = self._patience.gives_way(lane, "not tried any more", "gave_way")
+            if delivery.dead_letter is not None:
+                _set_error(span, delivery.dead_letter.error_type, delivery.dead_letter.reason)
+                return self._move(span, delivery, message, delivery.dead_letter)
+            try:
+                self._handle(message)
+            except BaseException as error:
+                return self._failed(span, lane, delivery, message, error, time.monotonic() - started)
+        lane.failing_since = None
+        self._processed(delivery, message)
+        return None
+
+    def work_together(self, deliveries: Sequence[Delivery]) -> bool:
+        """Whether the batch handler took all of them at once; if not, they are tried one by one."""
+        if self._handle_batch is None or any(delivery.dead_letter is not None for delivery in deliveries):
+            return False
+        messages = [self._message(delivery) for delivery in deliveries]
+        if any(message.attempt > 1 or message.id in self._seen for message in messages):
+            self._not_attempted(deliveries)
+            return False
+        with process_batch([delivery.message for delivery in deliveries], client=self._client) as span:
+            try:
+                self._handle_batch(messages)
+            except BaseException as error:
+                _record(span, error)
+                log.warning("a batch of %d messages failed, they are tried one by one: %s", len(messages), _text(error))
+                self._not_attempted(deliveries)
+                return False
+        for delivery, message in zip(deliveries, messages, strict=True):
+            if delivery.lane is not None:
+                delivery.lane.failing_since = None
+            self._processed(delivery, message)
+        return True
+
+    def _message(self, delivery: Delivery) -> Message:
+        """The message as its handler sees it, at its next attempt."""
+        delivery.attempts += 1
+        source = delivery.message
+        message = Message(
+            delivery.topic,
+            bytes(source.payload),
+            source.properties,
+            delivery.id,
+            delivery.redelivered,
+            delivery.attempts,
+        )
+        if self._message_id is not None and delivery.id is None:
+            try:
+                delivery.id = self._message_id(message)
+            except Exception as error:
+                log.debug("a message on %s has no id: %s", delivery.topic, error)
+            else:
+                message = replace(message, id=delivery.id)
+        return message
+
+    @staticmethod
+    def _not_attempted(deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.attempts -= 1
+
+    def _processed(self, delivery: Delivery, message: Message) -> None:
+        if self._made_at is not None:
+            try:
+                self._metrics.processed(self._made_at(message))
+            except Exception as error:
+                log.debug("a message on %s does not say when it was made: %s", delivery.topic, error)
+        self._finish(delivery, message)
+
+    def _finish(self, delivery: Delivery, message: Message) -> None:
+        self._seen.add(message.id)
+        self._finished(delivery)
+
+    def _failed(
+        self, span: Span, lane: Lane, delivery: Delivery, message: Message, error: BaseException, seconds: float
+    ) -> float | None:
+        error_type = _record(span, error)
+        if isinstance(error, self._reject):
+            decided = DeadLetter("rejected", str(error), error_type)
+        else:
+            if delivery.attempts == 1:
+                foreseen = hasattr(error, "error_type") or isinstance(error, OSError)
+                log.warning(
+                    "%s failed and is tried again: %s",
+                    _name(message),
+                    _text(error),
+                    exc_info=None if foreseen else error,
+                )
+            decided = self._patience.after_failure(lane, delivery, seconds, _text(error), error_type)
+        if isinstance(decided, DeadLetter):
+            return self._move(span, delivery, message, decided)
+        self._metrics.retried(error_type)
+        return decided
+
+    def _move(self, span: Span, delivery: Delivery, message: Message, dead_letter: DeadLetter) -> float | None:
+        """Moves a message to the dead letters, and has it acknowledged then."""
+        delivery.dead_letter = dead_letter
+        if not self._dead_letters.put(delivery.message, delivery.topic, dead_letter.reason):
+            return DEAD_LETTER_PAUSE_SECONDS
+        topic = self._dead_letters.topic_of(delivery.topic)
+        span.set_attribute(DEAD_LETTER, topic)
+        log.warning("moved %s to %s: %s", _name(message), topic, dead_letter.reason)
+        self._metrics.dead_lettered(dead_letter.error_type, dead_letter.cause)
+        self._finish(delivery, message)
+        return None
+
+
+def _name(message: Message) -> str:
+    identifier = "a message" if message.id is None else f"message {encodable(message.id)}"
+    return f"{identifier} on {message.topic}"
+
+
+def _describe(span: Span, message: Message) -> None:
+    if message.id is not None:
+        span.set_attribute(MESSAGE_ID, encodable(message.id))
+    if message.attempt > 1:
+        span.set_attribute(ATTEMPT, message.attempt)
+
+
+def _text(error: BaseException) -> str:
+    return encodable(str(error) or type(error).__qualname__)
+
+
+def _record(span: Span, error: BaseException) -> str:
+    """Notes an exception on the span; returns its ``error.type``."""
+    error_type = str(getattr(error, "error_type", type(error).__qualname__))
+    span.record_exception(error)
+    _set_error(span, error_type, _text(error))
+    return error_type
+
+
+def _set_error(span: Span, error_type: str, description: str) -> None:
+    span.set_attribute(ERROR_TYPE, error_type)
+    span.set_status(StatusCode.ERROR, encodable(description))

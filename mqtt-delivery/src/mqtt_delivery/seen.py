@@ -1,0 +1,34 @@
+"""Which messages were processed lately, by the ids that their author gave them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+# A longer id is not remembered, so that a flood of them cannot fill the memory.
+MAXIMUM_ID_CHARACTERS = 256
+
+
+class Seen:
+    """A bounded memory: of the newest ids, the oldest is forgotten first.
+
+    Args:
+        size: How many ids; 0 remembers none.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, identifier: str | None) -> None:
+        """Remembers that a message was processed."""
+        if not self._size or identifier is None or len(identifier) > MAXIMUM_ID_CHARACTERS:
+            return
+        with self._lock:
+            self._ids[identifier] = None
+            if len(self._ids) > self._size:
+                self._ids.popitem(last=False)
+
+    def __contains__(self, identifier: str | None) -> bool:
+        return identifier in self._ids

@@ -1,0 +1,28 @@
+"""Brokers and topics for the tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from delivery_harness import Broker
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One that nobody stops."""
+    with Broker(tmp_path_factory.mktemp("mosquitto")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """One for a test that stops it."""
+    with Broker(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic of the test's own."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    return f"tests/{name}"

@@ -1,0 +1,171 @@
+"""What the tests share: a Mosquitto of their own, clients of it, handlers that note what they are given."""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+
+from mqtt_delivery import Consumer, Message
+
+Result = TypeVar("Result")
+TIMEOUT_SECONDS = 20.0
+
+
+def eventually(look: Callable[[], Result], seconds: float = TIMEOUT_SECONDS) -> Result:
+    """Looks until what is seen is true, and returns it; fails with what was last seen."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if seen := look():
+            return seen
+        pause.wait(0.02)
+    pytest.fail(f"not seen within {seconds} s; last: {look()!r}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Broker:
+    """A Mosquitto that can be ended, started again, and given other settings meanwhile.
+
+    It refuses what is published below ``forbidden/``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.settings = ["max_queued_messages 100000"]
+        (folder / "acl").write_text("topic readwrite #\ntopic deny forbidden/#\n")
+
+    def start(self) -> None:
+        lines = [
+            "user root",
+            "allow_anonymous true",
+            f"log_dest file {self._folder}/log",
+            "persistence true",
+            f"persistence_location {self._folder}/",
+            f"acl_file {self._folder}/acl",
+            f"listener {self.port} 127.0.0.1",
+            *self.settings,
+        ]
+        (self._folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+        self._process = subprocess.Popen(["mosquitto", "-c", str(self._folder / "mosquitto.conf")])
+        eventually(lambda: listens(self.port))
+
+    def stop(self, forget: bool = False) -> None:
+        """Ends it as an ordinary restart does; it keeps the sessions unless it is to forget them."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(10)
+        if forget:
+            (self._folder / "mosquitto.db").unlink(missing_ok=True)
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def __enter__(self) -> "Broker":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+
+def new_client(client_id: str = "") -> mqtt.Client:
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+    client.reconnect_delay_set(0, 1)
+    return client
+
+
+@contextmanager
+def connected(broker: Broker, *subscriptions: str) -> Iterator[tuple[mqtt.Client, list[mqtt.MQTTMessage]]]:
+    """A client of raw paho, and what it receives."""
+    client = new_client()
+    received: list[mqtt.MQTTMessage] = []
+    ready = threading.Event()
+
+    def on_connect(*_: object) -> None:
+        if subscriptions:
+            client.subscribe([(topic, 1) for topic in subscriptions])
+        else:
+            ready.set()
+
+    client.on_connect = on_connect
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_message = lambda _client, _userdata, message: received.append(message)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    assert ready.wait(TIMEOUT_SECONDS)
+    yield client, received
+    client.disconnect()
+    client.loop_stop()
+
+
+def publish(client: mqtt.Client, topic: str, *payloads: bytes, properties: Properties | None = None) -> None:
+    """Returns when the broker has acknowledged them."""
+    infos = [client.publish(topic, payload, qos=1, properties=properties) for payload in payloads]
+    for info in infos:
+        info.wait_for_publish(TIMEOUT_SECONDS)
+        assert info.is_published()
+
+
+class Handled:
+    """A handler that notes what it was given, and does with it what a test says."""
+
+    def __init__(self, does: Callable[[Message], object] = lambda message: None) -> None:
+        self.does = does
+        self.begun: list[Message] = []
+        self.messages: list[Message] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, message: Message) -> None:
+        with self._lock:
+            self.begun.append(message)
+        self.does(message)
+        with self._lock:
+            self.messages.append(message)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.messages]
+
+
+@contextmanager
+def consuming(
+    broker: Broker,
+    topic: str,
+    handle: Callable[[Message], object],
+    client_id: str = "",
+    port: int | None = None,
+    **options: object,
+) -> Iterator[Consumer]:
+    """A consumer that is subscribed, until the block ends."""
+    client = new_client(client_id or f"consumer-{uuid4().hex}")
+    consumer = Consumer(client, topic, handle, **options)  # pyright: ignore[reportArgumentType] (a test's own)
+    consumer.connect("127.0.0.1", port or broker.port)
+    eventually(lambda: consumer.healthy)
+    yield consumer
+    consumer.stop()

@@ -1,0 +1,64 @@
+"""One key whose messages fail again and again, among others that do not."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from delivery_harness import Broker, Handled, connected, consuming, eventually
+
+from mqtt_delivery import Message
+
+DEVICES = 20
+READINGS = 240
+INTERVAL_SECONDS = 1 / 40
+
+
+def fails(message: Message) -> None:
+    if "/poison" in message.topic:
+        raise RuntimeError("500")
+
+
+def fails_slowly(message: Message) -> None:
+    if "/poison" in message.topic:
+        threading.Event().wait(1.5)  # what a time-out takes
+        raise RuntimeError("timed out")
+
+
+def p99(
+    broker: Broker, topic: str, does: Callable[[Message], object], poison: bool, count: int = READINGS
+) -> tuple[float, int, int]:
+    """The age at which the readings of twenty devices at 2/s were processed; dead letters; poisonous readings."""
+    ages: list[float] = []
+
+    def handle(message: Message) -> None:
+        does(message)
+        ages.append(time.time() - float(message.payload))
+
+    handled = Handled(handle)
+    sent = 0
+    with (
+        consuming(broker, f"{topic}/+", handled, receive_maximum=100),
+        connected(broker, f"dead-letter/{topic}/+") as (client, dead),
+    ):
+        started = time.monotonic()
+        for number in range(count):
+            client.publish(f"{topic}/{number % DEVICES}", str(time.time()), qos=1)
+            if poison and number % DEVICES == 0:
+                client.publish(f"{topic}/poison", b"0", qos=1)
+                sent += 1
+            threading.Event().wait(max(0.0, started + number * INTERVAL_SECONDS - time.monotonic()))
+        eventually(lambda: len(ages) == count)
+    return statistics.quantiles(ages, n=100)[-1], len(dead), sent
+
+
+@pytest.mark.parametrize("does", [fails, fails_slowly])
+def test_a_key_that_fails_does_not_delay_the_others(
+    broker: Broker, topic: str, does: Callable[[Message], object]
+) -> None:
+    without, *_ = p99(broker, f"{topic}/without", does, poison=False)
+    with_it, dead, sent = p99(broker, f"{topic}/with", does, poison=True)
+    print(f"p99 without {without * 1000:.1f} ms, with {with_it * 1000:.1f} ms; {dead} of {sent} in the dead letters")
+    assert with_it < 2.0
+    assert 0 < dead <= sent

@@ -1,0 +1,45 @@
+"""Python runs this at the start of each part of a stack under test; in echo it notes which readings that has taken.
+
+A line for each that was answered with 200, and not as a repetition. So the tests count where readings arrive.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Noting:
+    """Around echo."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._file = Path(os.environ["TAKEN_FILE"])
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers one request."""
+        body = bytearray()
+
+        async def listen() -> Any:
+            message = await receive()
+            body.extend(message.get("body", b""))
+            return message
+
+        async def say(message: Any) -> None:
+            answered = message["type"] == "http.response.start" and body and message["status"] == 200
+            if answered and not any(name == b"idempotent-replayed" for name, _ in message["headers"]):
+                self._note(json.loads(body))
+            await send(message)
+
+        await self._app(scope, listen, say)
+
+    def _note(self, readings: Any) -> None:
+        taken = readings if isinstance(readings, list) else [readings]
+        with self._file.open("a") as file:
+            file.write("".join(f"{reading['message_id']}\n" for reading in taken))
+
+
+if os.environ.get("OTEL_SERVICE_NAME") == "echo" and "TAKEN_FILE" in os.environ:
+    from echo.app import app
+
+    app.add_middleware(Noting)

@@ -1,0 +1,373 @@
+"""No reading is lost while a part is away, full or slow: as test_delivery.py, with a stack for each test."""
+
+import contextlib
+import http.server
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from harness import Stack, eventually
+from ledger import (
+    Ledger,
+    NewStack,
+    NotingStack,
+    Publisher,
+    dead_letters,
+    producers_sent,
+    serving,
+    states,
+    user_properties,
+)
+
+SERVICES = ("producer", "consumer", "echo")
+
+
+def test_when_patience_is_at_its_end_readings_go_to_the_dead_letters(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="1", INTERVAL_SECONDS="86400", RETRY_SECONDS="1")
+    stack.up()
+    stack.stop_part("echo")
+    publisher = Publisher(stack)
+    with dead_letters(stack) as found:
+        publisher.send(12)
+        publisher.ledger.settle()
+        eventually(lambda: len(found) == 12)
+    assert not publisher.ledger.processed().keys() & set(publisher.ledger.sent)
+    reasons = [dict(user_properties(message))["dead-letter-reason"] for message in found]
+    assert all("Connection refused" in reason for reason in reasons)
+    publisher.close()
+    stack.runtime.down()
+
+
+def test_the_broker_is_away_for_10_seconds(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) > 50)
+    stack.stop_part("mosquitto")
+    time.sleep(10)  # the outage
+    stack.start_part("mosquitto")
+    before = len(ledger.processed())
+    eventually(lambda: len(ledger.processed()) > before + 600, 60)
+    stack.stop_part("producer")
+    sent = producers_sent(stack)
+    assert sent > 500
+    eventually(lambda: len(ledger.processed()) >= sent)
+    print(f"sent {sent}, processed {len(ledger.processed())}, twice {sum(n > 1 for n in ledger.processed().values())}")
+    assert len(ledger.processed()) == sent
+    assert stack.runtime.log_text("producer").count("dropping messages") == 0
+    stack.runtime.down()
+
+
+def test_the_broker_is_absent_at_the_start_and_knows_nobody_when_it_comes(
+    new_stack: NewStack,
+) -> None:
+    stack = new_stack(NotingStack, DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    ledger = Ledger(stack)
+    for part in ("producer", "consumer", "mosquitto"):
+        stack.stop_part(part)
+    shutil.rmtree(stack.settings.run_dir / "mosquitto" / "data")
+    before, sent_before = ledger.processed(), producers_sent(stack)
+    stack.start_part("producer")
+    eventually(lambda: "cannot connect" in stack.runtime.log_text("producer"))
+    stack.start_part("mosquitto")
+    # The producer is there first, and the broker has no session of a consumer: it throws away what comes.
+    eventually(lambda: "nobody is subscribed" in stack.runtime.log_text("producer"))
+    stack.start_part("consumer")
+    eventually(lambda: len(ledger.processed() - before) > 300)
+    stack.stop_part("producer")
+    sent = producers_sent(stack) - sent_before
+    eventually(lambda: len(ledger.processed() - before) >= sent)
+    processed = ledger.processed() - before
+    twice = sum(count > 1 for count in processed.values())
+    print(f"sent {sent}, processed {len(processed)}, twice {twice}, dead-lettered {len(ledger.dead_lettered())}")
+    assert len(processed) == sent
+    assert set(processed.values()) == {1}
+    assert not ledger.dead_lettered()
+    stack.runtime.down()
+
+
+def test_the_collector_is_away_for_30_seconds(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="10", INTERVAL_SECONDS="1")
+    since = time.time_ns()
+    stack.up()
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) > 50)
+    running = {name: stack.pid(name) for name in SERVICES}
+    stack.stop_part("collector")
+    gone = time.monotonic()
+    while time.monotonic() - gone < 30:
+        seen = dict(states(stack))
+        assert {seen[name] for name in SERVICES} == {"healthy"}
+    stack.start_part("collector")
+    returned, before = time.time_ns(), len(ledger.processed())
+    # Longer than the longest pause between two tries to export.
+    eventually(lambda: len(ledger.processed()) > before + 150, 60)
+    eventually(lambda: stack.whole_traces(returned) > 50)
+    assert {name: stack.pid(name) for name in SERVICES} == running
+    stack.stop_part("producer")
+    ledger.sent += list(ledger.processed())
+    ledger.settle()
+    sent = producers_sent(stack)
+    print(f"the producer published {sent}; whole traces {stack.whole_traces(since)}")
+    assert len(ledger.sent) == sent
+    assert ledger.twice() == 0
+    assert not ledger.dead_lettered()
+    stack.runtime.down()
+
+
+@contextmanager
+def onlooker(stack: Stack) -> Iterator[set[str]]:
+    """The readings that the broker delivers, whatever becomes of it: Mosquitto restores a session like this one."""
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 3600
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="onlooker", protocol=mqtt.MQTTv5)
+    password = stack.settings.mqtt_operator_password.get_secret_value()
+    client.username_pw_set(stack.settings.mqtt_operator_username, password)
+    client.reconnect_delay_set(max_delay=1)
+    arrived: set[str] = set()
+    subscribed = threading.Event()
+
+    def on_connect(*_: object) -> None:
+        client.subscribe("sensors/+/reading", qos=1)
+
+    client.on_connect = on_connect
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.on_message = lambda _client, _userdata, message: arrived.add(json.loads(message.payload)["message_id"])
+    client.connect("127.0.0.1", stack.settings.mqtt_port, clean_start=False, properties=properties)
+    client.loop_start()
+    assert subscribed.wait(10)
+    yield arrived
+    client.disconnect()
+    client.loop_stop()
+
+
+def test_the_producer_drops_what_its_buffer_cannot_hold_and_says_how_much(
+    new_stack: NewStack,
+) -> None:
+    stack = new_stack(
+        NotingStack,
+        DEVICES="10",
+        INTERVAL_SECONDS="0.2",
+        BUFFER_SIZE="30",
+        OTEL_METRIC_EXPORT_INTERVAL="1000",
+        COLLECTOR_DEBUG_VERBOSITY="detailed",
+    )
+    stack.up()
+
+    def log() -> str:
+        return stack.runtime.log_text("producer")
+
+    def said() -> list[int]:
+        return list(map(int, re.findall(r"takes messages again; (\d+) were dropped", log())))
+
+    with onlooker(stack) as arrived:
+        # From its first reading on, so that all are counted.
+        stack.stop_part("producer")
+        arrived.clear()
+        stack.start_part("producer")
+        for outage in (1, 2, 3):
+            count = len(arrived)
+            eventually(lambda count=count: len(arrived) > count + 50)
+            stack.stop_part("mosquitto")
+            eventually(lambda outage=outage: log().count("dropping messages") == outage)
+            if outage < 3:
+                stack.start_part("mosquitto")
+                eventually(lambda outage=outage: len(said()) == outage, 60)
+        # Now it is told to stop before the broker is back.
+        stack.stop_part("producer")
+        accepted, dropped = map(int, re.findall(r"stopping after (\d+) readings; (\d+) more were dropped", log())[-1])
+        unsent = int(re.findall(r"did not acknowledge (\d+) readings in time", log())[-1])
+        stack.start_part("mosquitto")
+        eventually(lambda: len(arrived) >= accepted - unsent)
+    print(f"accepted {accepted}, dropped {dropped}, not sent {unsent}, arrived {len(arrived)}")
+    assert len(arrived) == accepted - unsent
+    assert unsent == 30
+    assert dropped > sum(said()) > 0
+    counted = re.findall(
+        r"mqtt_delivery\.publisher\.dropped\n(?:.*\n)*?Value: (\d+)", stack.runtime.log_text("collector")
+    )
+    assert int(counted[-1]) == dropped
+    stack.runtime.down()
+
+
+def test_the_broker_is_killed(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="10", INTERVAL_SECONDS="0.2")
+    stack.up()
+    ledger = Ledger(stack)
+    stack.stop_part("consumer")  # so that the broker holds readings when it is killed
+    time.sleep(4)  # readings that its store may or may not have
+    os.kill(stack.pid("mosquitto"), signal.SIGKILL)
+    eventually(lambda: ("mosquitto", "healthy") in states(stack))
+    stack.start_part("consumer")
+    time.sleep(2)  # readings after it
+    stack.stop_part("producer")
+    sent = producers_sent(stack)
+    last = -1
+    while (count := len(ledger.processed())) != last:
+        last = count
+        time.sleep(3)
+    lost = sent - len(ledger.processed())
+    print(f"sent {sent}, processed {len(ledger.processed())}, lost {lost}")
+    # Mosquitto forgets what came since it last wrote its store: each second, later on a busy machine.
+    assert 0 <= lost <= 5 * 50
+    stack.runtime.down()
+
+
+def test_the_network_of_the_consumer_stalls(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="1", INTERVAL_SECONDS="86400")
+    stack.up()
+    publisher = Publisher(stack)
+    publisher.send(10)
+    publisher.ledger.settle()
+    consumer, broker = stack.pid("consumer"), stack.pid("mosquitto")
+    os.kill(broker, signal.SIGSTOP)  # the connection stands, and nothing comes
+    try:
+        eventually(lambda: "nothing comes from the broker" in stack.runtime.log_text("consumer"), 60)
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    eventually(lambda: stack.pid("consumer") not in (0, consumer))
+    publisher.send(10)
+    publisher.ledger.settle()
+    publisher.close()
+    stack.runtime.down()
+
+
+class RecordingEcho(http.server.BaseHTTPRequestHandler):
+    """Takes its time, now more and now less, and notes what it got in which order."""
+
+    received: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(random.uniform(0, 0.02))  # noqa: S311 (no secret)
+        self.received.append(json.loads(body))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+        pass
+
+
+def test_echo_gets_the_readings_of_a_device_in_their_order(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="1", INTERVAL_SECONDS="86400", WORKERS="8")
+    stack.up()
+    stack.stop_part("echo")
+    publisher = Publisher(stack)
+    handler = type("Handler", (RecordingEcho,), {"received": []})
+    with serving(stack.settings.echo_port, handler):
+        publisher.send(1000, devices=20)
+        sent = set(publisher.ledger.sent)
+        eventually(lambda: sent <= {taken["message_id"] for taken in handler.received}, 60)
+    publisher.close()
+    received = [taken for taken in handler.received if taken["message_id"] in sent]
+    assert len(received) == 1000
+    sequences = [taken["sequence"] for taken in received]
+    assert sequences != sorted(sequences), "the workers did not work side by side"
+    for device in {taken["device_id"] for taken in received}:
+        of_device = [taken["sequence"] for taken in received if taken["device_id"] == device]
+        assert of_device == sorted(of_device)
+        assert len(of_device) == 50
+    stack.runtime.down()
+
+
+def can_mount(folder: Path) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    return os.getuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_the_disk_of_the_broker_is_full(new_stack: NewStack) -> None:
+    stack = new_stack(NotingStack, DEVICES="1", INTERVAL_SECONDS="86400")
+    data = stack.settings.run_dir / "mosquitto" / "data"
+    data.mkdir(parents=True)
+    if not can_mount(data):
+        pytest.skip("a small disk takes a mount, which this user may not make")
+    try:
+        stack.up()
+        stack.stop_part("consumer")
+        publisher = Publisher(stack)
+        publisher.send(2000)  # more than the disk holds
+        eventually(lambda: "No space left on device" in stack.runtime.log_text("mosquitto"))
+        stack.start_part("consumer")
+        publisher.ledger.settle()
+        assert publisher.ledger.twice() == 0
+        publisher.close()
+        stack.runtime.down()
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
+
+
+class SelectiveEcho(http.server.BaseHTTPRequestHandler):
+    """Fails for one device, at once or as a time-out does, and notes how old the readings of the others are."""
+
+    protocol_version = "HTTP/1.1"
+    seconds: float
+    ages: list[float]
+
+    def do_POST(self) -> None:
+        taken = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fails = taken["device_id"] == "poison"
+        if fails:
+            time.sleep(self.seconds)
+        else:
+            made = datetime.fromisoformat(taken["timestamp"])
+            self.ages.append((datetime.now(UTC) - made).total_seconds())
+        with contextlib.suppress(OSError):  # the consumer may have given up
+            self.send_response(500 if fails else 200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+        pass
+
+
+# By the default settings; a time-out takes ECHO_TIMEOUT_SECONDS.
+@pytest.mark.parametrize(("seconds", "devices"), [(0.0, 20), (0.0, 40), (4.0, 40)])
+def test_a_device_that_always_fails_does_not_hold_up_the_others(
+    new_stack: NewStack, seconds: float, devices: int
+) -> None:
+    stack = new_stack(NotingStack, DEVICES="1", INTERVAL_SECONDS="86400")
+    stack.up()
+    stack.stop_part("echo")
+    publisher = Publisher(stack)
+    handler = type("Handler", (SelectiveEcho,), {"seconds": seconds, "ages": []})
+    p99: list[float] = []
+    with serving(stack.settings.echo_port, handler):
+        for poison in (False, True):
+            handler.ages.clear()
+            started, count = time.monotonic(), 10 * 2 * devices  # ten seconds, two readings a second of each
+            for number in range(count):
+                device = f"sensor-{number % devices:03}"
+                publisher.send_now(device)
+                if poison and number % devices == 0:
+                    publisher.send_now("poison")
+                time.sleep(max(0.0, started + number / (2 * devices) - time.monotonic()))
+            eventually(lambda count=count: len(handler.ages) >= count, 60)
+            p99.append(statistics.quantiles(handler.ages, n=100)[-1])
+    eventually(lambda: len(publisher.ledger.dead_lettered()) > 0)
+    print(
+        f"{devices} devices, failing after {seconds} s: p99 without {p99[0]:.3f} s, with {p99[1]:.3f} s, "
+        f"dead letters {sum(publisher.ledger.dead_lettered().values())} of 20"
+    )
+    assert p99[1] < 2.0
+    publisher.close()
+    stack.runtime.down()
