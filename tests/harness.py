@@ -38,6 +38,14 @@ def eventually(look: Callable[[], Result], seconds: float = 30.0) -> Result:
     return seen
 
 
+def throughout(seconds: float, holds: Callable[[], bool]) -> None:
+    """Looks again and again, as long as an outage lasts, that something holds."""
+    ended = time.monotonic() + seconds
+    while time.monotonic() < ended:
+        assert holds()
+        time.sleep(min(0.5, max(0.0, ended - time.monotonic())))
+
+
 # Below those that the system gives to outgoing connections, and beside those that the stack has by default.
 PORTS = range(26_000, 32_000)
 PORTS_OF_A_PROCESS = 250

@@ -112,7 +112,7 @@ def test_every_reading_that_was_published_is_one_whole_trace(new_stack: Callable
     stack = new_stack(DEVICES="5", INTERVAL_SECONDS="0.25")
     since = time.time_ns()
     stack.up()
-    time.sleep(10)  # the fleet's life, not a wait for something
+    eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > 150)
     stack.stop_part("producer")
     (sent,) = map(int, re.findall(r"stopping after (\d+) readings", stack.runtime.log_text("producer")))
     assert sent > 150
