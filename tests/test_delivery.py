@@ -757,6 +757,7 @@ def test_a_device_that_always_fails_does_not_hold_up_the_others(
         f"{devices} devices, failing after {seconds} s: p99 without {p99[0]:.3f} s, with {p99[1]:.3f} s, "
         f"dead letters {sum(publisher.ledger.dead_lettered().values())} of 20"
     )
-    assert p99[1] < 2.0
+    # A machine with much else to do is late without the device, too.
+    assert p99[1] < p99[0] + 2.0
     publisher.close()
     stack.runtime.down()
