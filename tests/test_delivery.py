@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -67,8 +67,12 @@ class Ledger:
         self._client.loop_start()
         assert subscribed.wait(10)
 
+    def taken(self) -> list[list[str]]:
+        """Id, device and number of each reading that echo has taken."""
+        return [line.split() for line in Path(self.stack.values["TAKEN_FILE"]).read_text().splitlines()]
+
     def processed(self) -> Counter[str]:
-        return Counter(Path(self.stack.values["TAKEN_FILE"]).read_text().split())
+        return Counter(taken[0] for taken in self.taken())
 
     def dead_lettered(self) -> Counter[str]:
         return Counter(self._dead)
@@ -760,4 +764,44 @@ def test_a_device_that_always_fails_does_not_hold_up_the_others(
     # A machine with much else to do is late without the device, too.
     assert p99[1] < p99[0] + 2.0
     publisher.close()
+    stack.runtime.down()
+
+
+def test_the_producer_is_killed_with_1000_readings_in_its_buffer_and_the_broker_away(
+    new_stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    stack = new_stack(DEVICES="20", INTERVAL_SECONDS="0.2", BUFFER_FILE=str(tmp_path / "readings.db"))
+    since = time.time_ns()
+    stack.up()
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) > 50)
+    stack.stop_part("mosquitto")
+    before = len(ledger.processed())
+    time.sleep(11)  # a hundred readings a second
+    pid = stack.pid("producer")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: stack.pid("producer") not in (0, pid))
+    stack.start_part("mosquitto")
+    eventually(lambda: len(ledger.processed()) > before + 1000, 60)
+    stack.stop_part("producer")
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for _, device, number in ledger.taken():
+        numbers[device].append(int(number))
+    for device, of_device in numbers.items():
+        # Of both lives of the producer: each in order, from 1 on, without a gap.
+        second = of_device.index(1, 1)
+        for life in (of_device[:second], of_device[second:]):
+            assert life == list(range(1, len(life) + 1)), device
+    assert ledger.processed().most_common(1)[0][1] == 1
+    identifiers = [identifier for identifier, *_ in ledger.taken()][before : before + 1000]
+
+    def traces(identifier: str) -> list[str]:
+        return stack.viewer.trace_ids(since, time.time_ns(), ("messaging.message.id", identifier))
+
+    one = [identifier for identifier in identifiers if len(eventually(lambda i=identifier: traces(i), 60)) == 1]
+    print(f"buffered and sent {len(identifiers)}, each in one trace {len(one)}")
+    assert len(one) == 1000
+    spans = stack.viewer.trace(traces(identifiers[500])[0])
+    assert sorted(span.kind for span in spans) == ["Client", "Consumer", "Internal", "Producer", "Server"]
+    ledger.close()
     stack.runtime.down()
