@@ -84,7 +84,8 @@ test-quick: $(VENV)/dev ## Run the tests that need no stack, in a minute or so
 
 test-long: $(VENV)/dev ## Run the long tests: outages as long as in real life, and a soak
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m long $(PYTEST_ARGS)
+	@$(BESIDE) -m "long and not alone" $(PYTEST_ARGS) $(OR_NONE)
+	@$(ALONE) -m "long and alone" $(PYTEST_ARGS) $(OR_NONE)
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on every Python and paho-mqtt that it supports
 	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py

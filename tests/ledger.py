@@ -68,8 +68,12 @@ class Ledger:
     def _on_connect(self, client: mqtt.Client, *_: object) -> None:
         client.subscribe("dead-letter/#", qos=1)
 
+    def taken(self) -> list[list[str]]:
+        """Id, device and number of each reading that echo has taken."""
+        return [line.split() for line in self.stack.taken.read_text().splitlines()]
+
     def processed(self) -> Counter[str]:
-        return Counter(self.stack.taken.read_text().split())
+        return Counter(taken[0] for taken in self.taken())
 
     def dead_lettered(self) -> Counter[str]:
         return Counter(self._dead)

@@ -8,10 +8,12 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import statistics
 import subprocess
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -342,7 +344,11 @@ class SelectiveEcho(http.server.BaseHTTPRequestHandler):
 
 
 # By the default settings; a time-out takes ECHO_TIMEOUT_SECONDS.
-@pytest.mark.parametrize(("seconds", "devices"), [(0.0, 20), (0.0, 40), (4.0, 40)])
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("seconds", "devices"),
+    [(0.0, 40), pytest.param(0.0, 20, marks=pytest.mark.long), pytest.param(4.0, 40, marks=pytest.mark.long)],
+)
 def test_a_device_that_always_fails_does_not_hold_up_the_others(
     new_stack: NewStack, seconds: float, devices: int
 ) -> None:
@@ -369,6 +375,54 @@ def test_a_device_that_always_fails_does_not_hold_up_the_others(
         f"{devices} devices, failing after {seconds} s: p99 without {p99[0]:.3f} s, with {p99[1]:.3f} s, "
         f"dead letters {sum(publisher.ledger.dead_lettered().values())} of 20"
     )
-    assert p99[1] < 2.0
+    # A machine with much else to do is late without the device, too.
+    assert p99[1] < p99[0] + 2.0
     publisher.close()
+    stack.runtime.down()
+
+
+def waiting(buffer: Path) -> int:
+    """How many messages are in the producer's buffer on disk."""
+    with contextlib.closing(sqlite3.connect(f"file:{buffer}?mode=ro", uri=True)) as database:
+        return database.execute("SELECT count(*) FROM message").fetchone()[0]
+
+
+def test_the_producer_is_killed_with_1000_readings_in_its_buffer_and_the_broker_away(
+    new_stack: NewStack, tmp_path: Path
+) -> None:
+    buffer = tmp_path / "readings.db"
+    stack = new_stack(NotingStack, DEVICES="20", INTERVAL_SECONDS="0.2", BUFFER_FILE=str(buffer))
+    since = time.time_ns()
+    stack.up()
+    ledger = Ledger(stack)
+    eventually(lambda: len(ledger.processed()) > 50)
+    stack.stop_part("mosquitto")
+    before = len(ledger.processed())
+    eventually(lambda: waiting(buffer) >= 1000, 60)
+    pid = stack.pid("producer")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: stack.pid("producer") not in (0, pid))
+    stack.start_part("mosquitto")
+    eventually(lambda: len(ledger.processed()) > before + 1000, 60)
+    stack.stop_part("producer")
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for _, device, number in ledger.taken():
+        numbers[device].append(int(number))
+    for device, of_device in numbers.items():
+        # Of both lives of the producer: each in order, from 1 on, without a gap.
+        second = of_device.index(1, 1)
+        for life in (of_device[:second], of_device[second:]):
+            assert life == list(range(1, len(life) + 1)), device
+    assert ledger.processed().most_common(1)[0][1] == 1
+    identifiers = [identifier for identifier, *_ in ledger.taken()][before : before + 1000]
+
+    def traces(identifier: str) -> list[str]:
+        return stack.viewer.trace_ids(since, time.time_ns(), ("messaging.message.id", identifier))
+
+    one = [identifier for identifier in identifiers if len(eventually(lambda i=identifier: traces(i), 60)) == 1]
+    print(f"buffered and sent {len(identifiers)}, each in one trace {len(one)}")
+    assert len(one) == 1000
+    spans = stack.viewer.trace(traces(identifiers[500])[0])
+    assert sorted(span.kind for span in spans) == ["Client", "Consumer", "Internal", "Producer", "Server"]
+    ledger.close()
     stack.runtime.down()

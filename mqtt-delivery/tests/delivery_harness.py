@@ -17,7 +17,7 @@ from paho.mqtt.properties import Properties
 from mqtt_delivery import Consumer, Message
 
 Result = TypeVar("Result")
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 40.0
 
 
 def eventually(look: Callable[[], Result], seconds: float = TIMEOUT_SECONDS) -> Result:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import paho.mqtt.client as mqtt
+import psutil
 import pytest
 from delivery_harness import Broker, Handled, connected, consuming, eventually, new_client, publish
 from opentelemetry import metrics
@@ -310,7 +311,7 @@ def test_the_connection_is_lost_with_messages_in_hand_and_none_is_handled_twice(
     with consuming(own_broker, f"{topic}/+", handled, client_id="worker") as consumer:
         with connected(own_broker) as (client, _):
             for number in range(100):
-                client.publish(f"{topic}/{number % 10}", b"%d" % number, qos=1)
+                publish(client, f"{topic}/{number % 10}", b"%d" % number)
             eventually(lambda: len(handled.begun) == 4)
         own_broker.stop()
         eventually(lambda: not consumer.healthy)
@@ -565,6 +566,34 @@ def test_ended_with_500_queued_nothing_is_lost_and_a_clean_stop_repeats_nothing(
     twice = sum(count > 1 for count in Counter(lines()).values())
     print(f"queued 500, processed {len(set(lines()))}, twice {twice}")
     assert twice <= most_twice
+
+
+def test_memory_stays_flat_in_a_flood(broker: Broker, topic: str, tmp_path: Path) -> None:
+    program, results = tmp_path / "program.py", tmp_path / "results"
+    program.write_text(PROGRAM.replace("    time.sleep(0.005)\n", ""))
+    results.touch()
+    arguments = [sys.executable, str(program), str(broker.port), topic, str(results)]
+
+    def lines() -> int:
+        return results.read_bytes().count(b"\n")
+
+    def mebibytes(pid: int) -> float:
+        return psutil.Process(pid).memory_info().rss / 2**20
+
+    with consuming(broker, f"{topic}/+", Handled(), client_id=topic):
+        pass
+    with connected(broker) as (client, _):
+        for number in range(20_000):
+            info = client.publish(f"{topic}/{number % 100}", b"x" * 1000, qos=1)
+        info.wait_for_publish(60)  # pyright: ignore[reportPossiblyUnboundVariable] (there were many)
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+        eventually(lambda: lines() > 2000)
+        before = mebibytes(process.pid)
+        eventually(lambda: lines() >= 20_000)
+        after = mebibytes(process.pid)
+        process.terminate()
+    print(f"after 2,000 of 20,000 messages {before:.1f} MiB, after all {after:.1f} MiB")
+    assert after < before + 5
 
 
 @pytest.fixture

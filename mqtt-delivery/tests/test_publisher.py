@@ -7,17 +7,24 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from delivery_harness import Broker, connected, eventually, new_client
 from opentelemetry import baggage
 from opentelemetry.context import attach, detach
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from mqtt_delivery import Publisher
 
@@ -51,22 +58,22 @@ def test_the_broker_is_away_and_takes_few_at_once(
     # Its Receive Maximum: it disconnects who exceeds it (MQTT 5.0, 3.3.4-9).
     own_broker.settings += ["max_inflight_messages 3", "log_type all"]
     publisher = running(own_broker, buffer_file=tmp_path / "buffer.db" if on_disk else None)
-    for payload in payloads(500):
+    for payload in payloads(200):
         publisher.publish(topic, payload)
-    assert publisher.waiting == 500
+    assert publisher.waiting == 200
     assert not publisher.healthy
     own_broker.start()
     with connected(own_broker, topic) as (_, received):
-        eventually(lambda: len(received) >= 500)
+        eventually(lambda: len(received) >= 200)
         own_broker.stop()
-        for payload in payloads(500, 500):
+        for payload in payloads(200, 200):
             publisher.publish(topic, payload)
         own_broker.start()
-        eventually(lambda: len(received) >= 1000)
+        eventually(lambda: len(received) >= 400)
     assert publisher.healthy
     assert "eceive maximum" not in own_broker.log()
     arrived = [message.payload for message in received]
-    assert list(dict.fromkeys(arrived)) == payloads(1000)
+    assert list(dict.fromkeys(arrived)) == payloads(400)
     publisher.close(1)
 
 
@@ -257,3 +264,145 @@ def test_a_disk_that_takes_no_more_drops_and_says_so(
     assert not all(results)
     assert "the disk does not take them" in caplog.text
     publisher.close(0)
+
+
+class AnsweringClient:
+    """A client that answers as it is told to, also before ``publish`` returns."""
+
+    on_connect: Any = None
+    on_disconnect: Any = None
+    on_publish: Any = None
+
+    def __init__(self, *answers: int, early: bool = False) -> None:
+        self.answers = list(answers)
+        self.early = early
+        self.published: list[bytes] = []
+
+    def max_inflight_messages_set(self, number: int) -> None:
+        pass
+
+    def is_connected(self) -> bool:
+        return True
+
+    def publish(self, topic: str, payload: bytes, qos: int, properties: Any) -> Any:
+        if topic == "no/topic":
+            raise ValueError("paho does not like it")
+        self.published.append(payload)
+        mid = len(self.published)
+        if self.early:
+            self.answer(mid)
+        return SimpleNamespace(mid=mid)
+
+    def answer(self, mid: int) -> None:
+        value = self.answers.pop(0)
+        self.on_publish(self, None, mid, SimpleNamespace(value=value, is_failure=value >= 0x80), None)
+
+    def connect(self, **values: int) -> None:
+        properties = SimpleNamespace(**values)
+        self.on_connect(self, None, None, SimpleNamespace(is_failure=False), properties)
+
+
+@pytest.mark.parametrize("again", [0x10, 0x97])
+def test_what_the_broker_does_not_keep_comes_again_alone_and_then_the_rest_in_order(
+    monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    monkeypatch.setattr("mqtt_delivery.publisher.PAUSE_SECONDS", 0.05)
+    client: Any = AnsweringClient(again, again, again, 0, 0, 0)
+    publisher = Publisher(client)
+    client.connect(ReceiveMaximum=2)
+    for payload in payloads(3):
+        publisher.publish("t", payload)
+    client.answer(1)
+    client.answer(2)
+    eventually(lambda: client.published == [b"0", b"1", b"0"])
+    client.answer(3)
+    eventually(lambda: client.published == [b"0", b"1", b"0", b"0"])
+    client.answer(4)
+    assert client.published[4:] == [b"1", b"2"]
+    client.answer(5)
+    client.answer(6)
+    assert publisher.wait_empty(1)
+    assert publisher.dropped == 0
+
+
+def test_an_answer_can_come_before_publish_returns() -> None:
+    client: Any = AnsweringClient(0, 0, early=True)
+    publisher = Publisher(client)
+    client.connect()
+    publisher.publish("t", b"1")
+    publisher.publish("t", b"2")
+    assert publisher.wait_empty(1)
+    assert publisher.healthy
+    assert publisher.stalled_seconds == 0
+
+
+def test_what_paho_does_not_take_is_dropped_and_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = AnsweringClient(0, early=True)
+    publisher = Publisher(client)
+    client.connect()
+    publisher.publish("no/topic", b"1")
+    publisher.publish("t", b"2")
+    assert publisher.wait_empty(1)
+    assert (publisher.dropped, client.published) == (1, [b"2"])
+    assert "paho does not like it" in caplog.text
+
+
+def test_no_acknowledgement_on_a_standing_connection_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    client: Any = AnsweringClient()
+    publisher = Publisher(client)
+    client.connect()
+    publisher.publish("t", b"1")
+    assert publisher.healthy
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 11)
+    assert not publisher.healthy
+    client.on_disconnect()
+    publisher.publish("t", b"2")
+    assert client.published == [b"1"]
+
+
+def test_a_connection_that_is_refused_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = AnsweringClient()
+    publisher = Publisher(client)
+    client.on_connect(client, None, None, SimpleNamespace(is_failure=True), None)
+    publisher.publish("t", b"1")
+    assert client.published == []
+    assert "the broker refuses the connection" in caplog.text
+
+
+def test_a_disk_that_does_not_forget_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = AnsweringClient(0)
+    publisher = Publisher(client, buffer_file=tmp_path / "buffer.db")
+    client.connect()
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.ContentType = "text/plain"
+    publisher.publish("t", b"1", properties)
+    publisher._buffer._database.execute("PRAGMA query_only = 1")  # pyright: ignore[reportAttributeAccessIssue] (as a broken disk does)
+    client.answer(1)
+    assert "it will be sent again" in caplog.text
+    publisher._buffer.close()
+    again: Any = AnsweringClient(0)
+    second = Publisher(again, buffer_file=tmp_path / "buffer.db")
+    again.connect()
+    assert again.published == [b"1"]
+    again.answer(1)
+    assert second.wait_empty(1)
+
+
+def test_what_waits_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr("mqtt_delivery.metrics.get_meter", provider.get_meter)
+    for file in (None, tmp_path / "buffer.db"):
+        client: Any = AnsweringClient(0, 0)
+        publisher = Publisher(client, size=2, buffer_file=file)
+        client.connect(ReceiveMaximum=1)
+        for payload in payloads(3):
+            publisher.publish("t", payload)
+        data = reader.get_metrics_data()
+        assert data is not None
+        (scope,) = data.resource_metrics[0].scope_metrics
+        found = {metric.name: list(metric.data.data_points)[-1] for metric in scope.metrics}
+        for name in ("in_flight", "waiting", "dropped"):
+            assert getattr(found[f"mqtt_delivery.publisher.{name}"], "value", None) >= 1, name
+        assert getattr(found["mqtt_delivery.publisher.oldest.age"], "value", None) >= 0

@@ -1,6 +1,7 @@
 """Python runs this at the start of each part of a stack under test; in echo it notes which readings that has taken.
 
-A line for each that was answered with 200, and not as a repetition. So the tests count where readings arrive.
+A line for each that was answered with 200, and not as a repetition: its id, its device, its number. So the tests count
+where readings arrive.
 """
 
 import json
@@ -36,7 +37,8 @@ class Noting:
     def _note(self, readings: Any) -> None:
         taken = readings if isinstance(readings, list) else [readings]
         with self._file.open("a") as file:
-            file.write("".join(f"{reading['message_id']}\n" for reading in taken))
+            for reading in taken:
+                file.write(f"{reading['message_id']} {reading['device_id']} {reading['sequence']}\n")
 
 
 if os.environ.get("OTEL_SERVICE_NAME") == "echo" and "TAKEN_FILE" in os.environ:
