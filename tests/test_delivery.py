@@ -60,12 +60,15 @@ class Ledger:
         self._client.username_pw_set(stack.settings.mqtt_operator_username, password)
         self._client.reconnect_delay_set(max_delay=1)
         subscribed = threading.Event()
-        self._client.on_connect = lambda client, *_: client.subscribe("dead-letter/#", qos=1)
+        self._client.on_connect = self._subscribe
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.on_message = lambda _client, _userdata, message: self._dead.append(identifier(message.payload))
         self._client.connect("127.0.0.1", stack.settings.mqtt_port)
         self._client.loop_start()
         assert subscribed.wait(10)
+
+    def _subscribe(self, client: mqtt.Client, *_: object) -> None:
+        client.subscribe("dead-letter/#", qos=1)
 
     def taken(self) -> list[list[str]]:
         """Id, device and number of each reading that echo has taken."""
@@ -98,7 +101,7 @@ class Ledger:
         self._client.loop_stop()
 
 
-def identifier(payload: bytes) -> str:
+def identifier(payload: bytes | bytearray) -> str:
     """The id of a reading, if the payload is one."""
     try:
         return str(json.loads(payload)["message_id"])
