@@ -70,9 +70,10 @@ class Ledger:
     def _subscribe(self, client: mqtt.Client, *_: object) -> None:
         client.subscribe("dead-letter/#", qos=1)
 
-    def taken(self) -> list[list[str]]:
-        """Id, device and number of each reading that echo has taken."""
-        return [line.split() for line in Path(self.stack.values["TAKEN_FILE"]).read_text().splitlines()]
+    def taken(self, which: str = "first") -> list[list[str]]:
+        """Id, device and number of each reading that echo has worked on, or that it was sent again."""
+        lines = [line.split() for line in Path(self.stack.values["TAKEN_FILE"]).read_text().splitlines()]
+        return [taken for *taken, kind in lines if kind == which]
 
     def processed(self) -> Counter[str]:
         return Counter(taken[0] for taken in self.taken())
@@ -263,6 +264,10 @@ def test_the_consumer_is_ended_with_500_queued_and_echo_works_on_each_once(
     # It may have finished all of them before it ended.
     eventually(lambda: quiet_stack.pid("consumer") not in (0, pid))
     assert publisher.ledger.twice() == 0
+    again = {identifier for identifier, *_ in publisher.ledger.taken("again")} & set(publisher.ledger.sent)
+    print(f"sent to echo again {len(again)}")
+    # Told to stop, it has acknowledged all that it did.
+    assert not again or sign == signal.SIGKILL
 
 
 def test_500_readings_arrive_while_the_consumer_is_away(quiet_stack: Stack, publisher: Publisher) -> None:
