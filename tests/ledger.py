@@ -68,9 +68,10 @@ class Ledger:
     def _on_connect(self, client: mqtt.Client, *_: object) -> None:
         client.subscribe("dead-letter/#", qos=1)
 
-    def taken(self) -> list[list[str]]:
-        """Id, device and number of each reading that echo has taken."""
-        return [line.split() for line in self.stack.taken.read_text().splitlines()]
+    def taken(self, which: str = "first") -> list[list[str]]:
+        """Id, device and number of each reading that echo has worked on, or that it was sent again."""
+        lines = [line.split() for line in self.stack.taken.read_text().splitlines()]
+        return [taken for *taken, kind in lines if kind == which]
 
     def processed(self) -> Counter[str]:
         return Counter(taken[0] for taken in self.taken())

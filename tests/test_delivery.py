@@ -105,6 +105,10 @@ def test_the_consumer_is_ended_with_500_queued_and_echo_works_on_each_once(
     # It may have finished all of them before it ended.
     eventually(lambda: quiet_stack.pid("consumer") not in (0, pid))
     assert publisher.ledger.twice() == 0
+    again = {identifier for identifier, *_ in publisher.ledger.taken("again")} & set(publisher.ledger.sent)
+    print(f"sent to echo again {len(again)}")
+    # Told to stop, it has acknowledged all that it did.
+    assert not again or sign == signal.SIGKILL
 
 
 def test_500_readings_arrive_while_the_consumer_is_away(quiet_stack: NotingStack, publisher: Publisher) -> None:

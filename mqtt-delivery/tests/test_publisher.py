@@ -404,5 +404,5 @@ def test_what_waits_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (scope,) = data.resource_metrics[0].scope_metrics
         found = {metric.name: list(metric.data.data_points)[-1] for metric in scope.metrics}
         for name in ("in_flight", "waiting", "dropped"):
-            assert getattr(found[f"mqtt_delivery.publisher.{name}"], "value", None) >= 1, name
-        assert getattr(found["mqtt_delivery.publisher.oldest.age"], "value", None) >= 0
+            assert getattr(found[f"mqtt_delivery.publisher.{name}"], "value", 0) >= 1, name
+        assert getattr(found["mqtt_delivery.publisher.oldest.age"], "value", -1) >= 0

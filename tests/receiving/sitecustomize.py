@@ -1,7 +1,7 @@
 """Python runs this at the start of each part of a stack under test; in echo it notes which readings that has taken.
 
-A line for each that was answered with 200, and not as a repetition: its id, its device, its number. So the tests count
-where readings arrive.
+A line for each that was answered with 200: its id, its device, its number, and "again" if that was a repetition. So the
+tests count where readings arrive.
 """
 
 import json
@@ -27,18 +27,18 @@ class Noting:
             return message
 
         async def say(message: Any) -> None:
-            answered = message["type"] == "http.response.start" and body and message["status"] == 200
-            if answered and not any(name == b"idempotent-replayed" for name, _ in message["headers"]):
-                self._note(json.loads(body))
+            if message["type"] == "http.response.start" and body and message["status"] == 200:
+                again = any(name == b"idempotent-replayed" for name, _ in message["headers"])
+                self._note(json.loads(body), "again" if again else "first")
             await send(message)
 
         await self._app(scope, listen, say)
 
-    def _note(self, readings: Any) -> None:
+    def _note(self, readings: Any, which: str) -> None:
         taken = readings if isinstance(readings, list) else [readings]
         with self._file.open("a") as file:
             for reading in taken:
-                file.write(f"{reading['message_id']} {reading['device_id']} {reading['sequence']}\n")
+                file.write(f"{reading['message_id']} {reading['device_id']} {reading['sequence']} {which}\n")
 
 
 if os.environ.get("OTEL_SERVICE_NAME") == "echo" and "TAKEN_FILE" in os.environ:

@@ -50,14 +50,16 @@ class Heartbeat:
         """Notes that something came."""
         self._heard = time.monotonic()
 
-    def ask(self) -> None:
-        """Asks the broker for an answer."""
+    def ask(self) -> bool:
+        """Asks the broker for an answer; False without a connection."""
         with self._changed:
-            _, self._asked = self._client.unsubscribe(self._filter)
+            result, self._asked = self._client.unsubscribe(self._filter)
+        return result == mqtt.MQTT_ERR_SUCCESS
 
     def round_trip(self, timeout_seconds: float) -> bool:
         """Whether the broker has answered in time, and so has taken all that was sent before."""
-        self.ask()
+        if not self.ask():
+            return False
         with self._changed:
             return self._changed.wait_for(lambda: self._asked is None, timeout_seconds)
 
@@ -118,6 +120,7 @@ class Session:
         self._accepting = True
         self._leaving = False
         self._nothing_to_leave = False
+        self._connections = 0
         self._arrivals = 0
         client.manual_ack_set(True)
         client.on_connect = self._on_connect
@@ -162,9 +165,9 @@ class Session:
         if not self._subscribed or unacknowledged():
             return False
         # A broker sends what it holds before it answers what came after the acknowledgements.
-        before = self._arrivals
-        answered = self._heartbeat.round_trip(5.0) and self._heartbeat.round_trip(5.0)
-        return answered and self._arrivals == before and not unacknowledged()
+        before = self._connections, self._arrivals
+        answered = self._heartbeat.round_trip(2.0) and self._heartbeat.round_trip(2.0)
+        return answered and before == (self._connections, self._arrivals) and not unacknowledged()
 
     def stop_accepting(self) -> None:
         """Takes no more messages: they are not acknowledged, so the broker keeps them for the next start."""
@@ -184,6 +187,7 @@ class Session:
         if reason_code.is_failure:
             log.error("the broker refuses the connection: %s", reason_code)
             return
+        self._connections += 1
         self._heartbeat.heard()
         self._look_at_session(flags.session_present, properties)
         self._connected(properties)
@@ -222,6 +226,7 @@ class Session:
 
     def _on_disconnect(self, *_: object) -> None:
         self._subscribed = False
+        self._connections += 1
         self._heartbeat.heard()
         self._connection_lost()
 
