@@ -17,7 +17,7 @@ COMMANDS: list[tuple[str, tuple[str, ...], str]] = [
     ("up", (), r"^All \d+ parts are healthy after "),
     ("ps", (), r"│ consumer +│ healthy "),
     ("verify", (), r"^One reading, one trace: http://127\.0\.0\.1:\d+/traces/[0-9a-f]{32}$"),
-    ("trace", (), r"publish sensors/sensor-001/reading +PRODUCER producer "),
+    ("trace", (), r"publish sensors/sensor-\d+/reading +PRODUCER producer "),
     ("logs", ("PART=consumer",), r"processed reading [0-9a-f-]{36} on "),
     ("logs", (), r"processed reading [0-9a-f-]{36} on "),
     ("watch", (), r"publish sensors/sensor-\d+/reading +PRODUCER producer "),

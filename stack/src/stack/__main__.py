@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 
 from rich.table import Table
+from rich.text import Text
 
 from service import load_settings
 from stack import build, workshop
@@ -153,7 +154,8 @@ def main() -> int:
             case "prepare":
                 build.prepare(settings, arguments.for_tests)
     except StackError as error:
-        errors.print(f"[red]error:[/red] {error}")
+        # As it is: the end of a log may hold what looks like rich's markup.
+        errors.print(Text.assemble(("error:", "red"), f" {error}"))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from rich.text import Text
+
 from stack.collector_metrics import SCOUT_EXPORTER, CollectorMetrics, collector_metrics
 from stack.console import console, errors
 from stack.contract import Break, first_break, is_whole_batch, without_new_services
@@ -256,6 +258,6 @@ def explain_waiting(runtime: Runtime, found: Break) -> Break:
 
 
 def _print_break(found: Break) -> None:
-    errors.print(f"[red]broken at {found.hop}:[/red] {found.problem}")
+    errors.print(Text.assemble((f"broken at {found.hop}:", "red"), f" {found.problem}"))
     if found.hint:
-        errors.print(found.hint)
+        errors.print(Text(found.hint))
