@@ -37,7 +37,7 @@ class Echo:
 
     def take(self, message: Message) -> None:
         """Sends one reading. The key is the same at each attempt, so that echo can tell a repetition."""
-        taken_up.add(message.attempt == 1)
+        taken_up.add(int(message.attempt == 1))
         self._post(message.payload, {"Idempotency-Key": message.id} if message.id else {})
         get_current_span().add_event("echo.accepted")
         log.info("processed reading %s on %s", message.id, message.topic)
