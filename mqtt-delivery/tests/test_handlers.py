@@ -108,6 +108,18 @@ def test_no_exception_ends_a_thread_and_each_becomes_a_dead_letter(
     assert (len(handled.begun) == 2) == isinstance(error, Reject)
 
 
+def test_what_comes_with_qos_0_is_handled_as_well(broker: Broker, topic: str) -> None:
+    def does(message: Message) -> None:
+        if message.payload == b"again" and message.attempt == 1:
+            raise ConnectionError("away")
+
+    handled = Handled(does)
+    with consuming(broker, topic, handled), connected(broker) as (client, _):
+        for payload in (b"again", b"1", b"2"):
+            client.publish(topic, payload, qos=0)
+        eventually(lambda: handled.payloads == [b"again", b"1", b"2"])
+
+
 def test_exceptions_that_are_named_reject(broker: Broker, topic: str) -> None:
     def does(message: Message) -> None:
         int(message.payload)

@@ -91,7 +91,7 @@ class Processor:
             delivery.first_attempt = started
         with process_span(delivery.message, client=self._client) as span:
             _describe(span, message)
-            if delivery.dead_letter is None and delivery.number <= lane.giving_way:
+            if delivery.dead_letter is None and 0 < delivery.number <= lane.giving_way:
                 delivery.dead_letter = self._patience.gives_way(lane, "not tried any more", "gave_way")
             if delivery.dead_letter is not None:
                 _set_error(span, delivery.dead_letter.error_type, delivery.dead_letter.reason)
