@@ -41,7 +41,7 @@ class Consumer:
         reject: Exceptions that make a message a dead letter at once, as ``Reject`` does.
         dead_letter: The topic of dead letters; ``{topic}`` in it is that of the message.
         key: Names what has to stay in order; the topic if not given.
-        message_id: Tells the id of a message; None, or an exception, if it has none. It becomes
+        message_id: Tells the id of a message, up to 256 characters; None, or an exception, if it has none. It becomes
             ``messaging.message.id`` of the process span.
         remembered_ids: How many ids of processed messages are kept to recognise those that come again; 0: none.
         made_at: Tells when a message was made; an exception if it does not say. What passes until it is processed is

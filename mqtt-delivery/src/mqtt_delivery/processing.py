@@ -17,7 +17,7 @@ from mqtt_delivery.dead_letters import DeadLetter, DeadLetters, encodable
 from mqtt_delivery.message import Message
 from mqtt_delivery.metrics import ERROR_TYPE, ConsumerMetrics
 from mqtt_delivery.patience import Patience
-from mqtt_delivery.seen import Seen
+from mqtt_delivery.seen import MAXIMUM_ID_CHARACTERS, Seen
 from mqtt_delivery.workers import Lane
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Processor:
         """Makes one attempt; the seconds until the next one, or None if the message is where it belongs."""
         message = self._message(delivery)
         if message.id in self._seen:
-            log.info("%s on %s was processed before", encodable(message.id or ""), message.topic)
+            log.info("%s was processed before", _name(message))
             self._metrics.duplicate()
             self._finished(delivery)
             return None
@@ -91,7 +91,7 @@ class Processor:
             delivery.first_attempt = started
         with process_span(delivery.message, client=self._client) as span:
             _describe(span, message)
-            if delivery.dead_letter is None and delivery.number <= lane.giving_way:
+            if delivery.dead_letter is None and 0 < delivery.number <= lane.giving_way:
                 delivery.dead_letter = self._patience.gives_way(lane, "not tried any more", "gave_way")
             if delivery.dead_letter is not None:
                 _set_error(span, delivery.dead_letter.error_type, delivery.dead_letter.reason)
@@ -100,6 +100,7 @@ class Processor:
                 self._handle(message)
             except BaseException as error:
                 return self._failed(span, lane, delivery, message, error, time.monotonic() - started)
+            self._measure_age(message)
         lane.failing_since = None
         self._processed(delivery, message)
         return None
@@ -120,6 +121,8 @@ class Processor:
                 log.warning("a batch of %d messages failed, they are tried one by one: %s", len(messages), _text(error))
                 self._not_attempted(deliveries)
                 return False
+            for message in messages:
+                self._measure_age(message)
         for delivery, message in zip(deliveries, messages, strict=True):
             if delivery.lane is not None:
                 delivery.lane.failing_since = None
@@ -140,11 +143,14 @@ class Processor:
         )
         if self._message_id is not None and delivery.id is None:
             try:
-                delivery.id = self._message_id(message)
+                found: object = self._message_id(message)
             except Exception as error:
                 log.debug("a message on %s has no id: %s", delivery.topic, error)
             else:
-                message = replace(message, id=delivery.id)
+                # A longer one is no id: it would be kept, and travel with each span.
+                if isinstance(found, str) and 0 < len(found) <= MAXIMUM_ID_CHARACTERS:
+                    delivery.id = encodable(found)
+                    message = replace(message, id=delivery.id)
         return message
 
     @staticmethod
@@ -152,15 +158,15 @@ class Processor:
         for delivery in deliveries:
             delivery.attempts -= 1
 
-    def _processed(self, delivery: Delivery, message: Message) -> None:
+    def _measure_age(self, message: Message) -> None:
+        """Within the span, so that the exemplars lead to it."""
         if self._made_at is not None:
             try:
                 self._metrics.processed(self._made_at(message))
             except Exception as error:
-                log.debug("a message on %s does not say when it was made: %s", delivery.topic, error)
-        self._finish(delivery, message)
+                log.debug("%s does not say when it was made: %s", _name(message), error)
 
-    def _finish(self, delivery: Delivery, message: Message) -> None:
+    def _processed(self, delivery: Delivery, message: Message) -> None:
         self._seen.add(message.id)
         self._finished(delivery)
 
@@ -194,18 +200,20 @@ class Processor:
         span.set_attribute(DEAD_LETTER, topic)
         log.warning("moved %s to %s: %s", _name(message), topic, dead_letter.reason)
         self._metrics.dead_lettered(dead_letter.error_type, dead_letter.cause)
-        self._finish(delivery, message)
+        self._finished(delivery)
         return None
 
 
 def _name(message: Message) -> str:
-    identifier = "a message" if message.id is None else f"message {encodable(message.id)}"
-    return f"{identifier} on {message.topic}"
+    if message.id is None:
+        return f"a message on {message.topic}"
+    # Somebody else's text: it must not look like a line of the log.
+    return f"message {message.id if message.id.isprintable() else repr(message.id)} on {message.topic}"
 
 
 def _describe(span: Span, message: Message) -> None:
     if message.id is not None:
-        span.set_attribute(MESSAGE_ID, encodable(message.id))
+        span.set_attribute(MESSAGE_ID, message.id)
     if message.attempt > 1:
         span.set_attribute(ATTEMPT, message.attempt)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-# A longer id is not remembered, so that a flood of them cannot fill the memory.
+# A longer one is no id, so that a flood of them cannot fill the memory.
 MAXIMUM_ID_CHARACTERS = 256
 
 
@@ -23,7 +23,7 @@ class Seen:
 
     def add(self, identifier: str | None) -> None:
         """Remembers that a message was processed."""
-        if not self._size or identifier is None or len(identifier) > MAXIMUM_ID_CHARACTERS:
+        if not self._size or identifier is None:
             return
         with self._lock:
             self._ids[identifier] = None
