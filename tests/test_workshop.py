@@ -87,7 +87,7 @@ def wrong_answers(stack: Stack, exercise: str, name: str) -> list[str]:
         whole = (
             str(spans[0].attributes.get("messaging.message.id", "")) for spans in traces if kinds(spans) == READING
         )
-        return ["no id", next(reading for reading in readings if reading not in right)]
+        return ["no id", next(reading for reading in whole if reading not in right)]
     return ["no number", "99999"]
 
 
