@@ -12,6 +12,10 @@ from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
 from mqtt_delivery.dead_letters import DeadLetter
 from mqtt_delivery.workers import Lane
 
+# For so many times as long as its attempt took, a key that gave way is not tried again.
+REST = 10
+UNTRIED = DeadLetter("gave_way", "gave way untried: its key had failed, and held up the messages of others", "gave_way")
+
 DEFAULT_WAIT = wait_random_exponential(multiplier=0.2, max=5)
 
 
@@ -37,6 +41,13 @@ class Patience:
         self._retry_seconds = retry_seconds
         self._hold_up_seconds = hold_up_seconds
         self._retrying = Retrying()
+        # Keys that are not to be tried, and until when, by the monotonic clock.
+        self._resting: dict[str, float] = {}
+
+    def rests(self, lane: Lane) -> bool:
+        """Whether the messages of a key give way untried: trying them would hold up the others again."""
+        until = self._resting.get(lane.key) if self._resting else None
+        return until is not None and time.monotonic() < until
 
     def after_failure(self, lane: Lane, delivery: Delivery, seconds: float, error: str, error_type: str) -> Any:
         """The pause until the next attempt in seconds, or the dead letter that it becomes.
@@ -55,20 +66,17 @@ class Patience:
             return DeadLetter("retries_exhausted", error, error_type)
         failing = now - lane.failing_since
         if failing >= self._hold_up_seconds and self._acknowledgements.holds_up_others(delivery):
-            behind = lane.waiting[-1]
-            # There is no time to try each of those that wait behind it.
-            if seconds * (len(lane.waiting) - 1) > self._hold_up_seconds:
-                lane.giving_way = behind.number
-            return self.gives_way(lane, error, error_type)
+            # There would be no time to try each of those that wait behind it, or come soon.
+            if seconds * max(1, len(lane.waiting) - 1) > self._hold_up_seconds:
+                self._resting = {key: until for key, until in self._resting.items() if until > now}
+                self._resting[lane.key] = now + REST * seconds
+            reason = (
+                f"gave way to the messages of others, after {lane.key[:200]} had failed for {failing:.1f} s: {error}"
+            )
+            return DeadLetter("gave_way", reason, error_type)
         state = RetryCallState(self._retrying, None, (), {})
         state.attempt_number = delivery.attempts
         return self._wait(state)
-
-    def gives_way(self, lane: Lane, error: str, error_type: str) -> DeadLetter:
-        """The dead letter of a message that others need not wait for any longer."""
-        failing = time.monotonic() - (lane.failing_since or 0.0)
-        reason = f"gave way to the messages of others, after {lane.key[:200]} had failed for {failing:.1f} s: {error}"
-        return DeadLetter("gave_way", reason, error_type)
 
     def last_attempt(self, lane: Lane) -> float:
         """When a message that holds up others is to be tried for the last time, by the monotonic clock."""

@@ -16,7 +16,7 @@ from mqtt_delivery.acknowledgements import Delivery
 from mqtt_delivery.dead_letters import DeadLetter, DeadLetters, encodable
 from mqtt_delivery.message import Message
 from mqtt_delivery.metrics import ERROR_TYPE, ConsumerMetrics
-from mqtt_delivery.patience import Patience
+from mqtt_delivery.patience import UNTRIED, Patience
 from mqtt_delivery.seen import MAXIMUM_ID_CHARACTERS, Seen
 from mqtt_delivery.workers import Lane
 
@@ -91,8 +91,8 @@ class Processor:
             delivery.first_attempt = started
         with process_span(delivery.message, client=self._client) as span:
             _describe(span, message)
-            if delivery.dead_letter is None and 0 < delivery.number <= lane.giving_way:
-                delivery.dead_letter = self._patience.gives_way(lane, "not tried any more", "gave_way")
+            if delivery.dead_letter is None and self._patience.rests(lane):
+                delivery.dead_letter = UNTRIED
             if delivery.dead_letter is not None:
                 _set_error(span, delivery.dead_letter.error_type, delivery.dead_letter.reason)
                 return self._move(span, delivery, message, delivery.dead_letter)

@@ -20,16 +20,14 @@ class Lane:
         key: What they have in common.
         waiting: The deliveries; the first is worked on, or waits for its next attempt.
         failing_since: When the first attempt began that no success has followed; None if all is well.
-        giving_way: The number of the last delivery that is to give way untried.
     """
 
-    __slots__ = ("due", "failing_since", "giving_way", "key", "waiting")
+    __slots__ = ("due", "failing_since", "key", "waiting")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.waiting: deque[Delivery] = deque()
         self.failing_since: float | None = None
-        self.giving_way = 0
         # When the first may be tried again; None while it is worked on or ready to be.
         self.due: float | None = None
 
