@@ -19,7 +19,7 @@ from paho.mqtt import publish, subscribe
 from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
-WRAPPED = tuple(paho_mqtt._WRAPPERS)
+WRAPPED = tuple(method.name for method in paho_mqtt._METHODS)
 ORIGINALS = {name: vars(mqtt.Client)[name] for name in WRAPPED}
 
 

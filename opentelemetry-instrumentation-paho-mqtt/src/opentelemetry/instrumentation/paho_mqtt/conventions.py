@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from opentelemetry.instrumentation.paho_mqtt import private
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 from opentelemetry.semconv._incubating.attributes.messaging_attributes import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
@@ -69,8 +70,7 @@ class Conventions:
         """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of the two above."""
         if client is None:
             return _operation(self, name, topic, "", None, b"")
-        port = None if client._transport == "unix" else client._port  # pyright: ignore[reportPrivateUsage] (a property costs a call)
-        return _operation(self, name, topic, client._host, port, client._client_id)  # pyright: ignore[reportPrivateUsage] (likewise; the client id has none)
+        return _operation(self, name, topic, *private.server(client), private.client_id(client))
 
 
 def payload_size(payload: Any) -> int:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import wraps
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 from opentelemetry.context import Context, attach, create_key, detach, get_value, set_value
-from opentelemetry.instrumentation.paho_mqtt import json_envelope
+from opentelemetry.instrumentation.paho_mqtt import json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
@@ -132,7 +131,7 @@ def _topic(message: Message) -> str:
     try:
         return str(message.topic)
     except UnicodeDecodeError:
-        return cast(MQTTMessage, message)._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (the bytes have no public name)
+        return private.topic_bytes(cast(MQTTMessage, message)).decode("utf-8", "replace")
 
 
 def _operation(telemetry: Telemetry, client: Client | None, topic: str) -> Operation:
@@ -259,33 +258,33 @@ def message_links(messages: Sequence[Message], *, client: Client | None = None) 
     return [Link(span_context) for span_context in carried if span_context is not None]
 
 
-def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]:
+def handle_on_message(
+    wrapped: Callable[..., None], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Wraps ``Client._handle_on_message``, which calls every handler of one message."""
-
-    @wraps(original)
-    def handle_on_message(client: Client, message: MQTTMessage) -> None:
-        telemetry = assignments.of(client)
-        if telemetry is None or not is_instrumentation_enabled():
-            return original(client, message)
-        if not telemetry.process_spans:
-            _count(telemetry, client, message)
-            return original(client, message)
-        process = _start(telemetry, client, message, telemetry.process_links)
-        if process is None:
-            return original(client, message)
-        process.count()
-        with process:
-            if not client.suppress_exceptions:
-                return original(client, message)
-            with _suppressed_exceptions(client, process.failed):
-                return original(client, message)
-
-    return handle_on_message
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_instrumentation_enabled():
+        return wrapped(*args, **kwargs)
+    process = _received(telemetry, client, *args, **kwargs)
+    if process is None:
+        return wrapped(*args, **kwargs)
+    with process:
+        if not getattr(client, "suppress_exceptions", False):
+            return wrapped(*args, **kwargs)
+        with _suppressed_exceptions(client, process.failed):
+            return wrapped(*args, **kwargs)
 
 
 @never_raises
-def _count(telemetry: Telemetry, client: Client, message: MQTTMessage) -> None:
-    telemetry.metrics.delivered(_operation(telemetry, client, _topic(message)).metric_attributes)
+def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> _Process | None:
+    """Counts a message, and opens its span if there is to be one."""
+    if not telemetry.process_spans:
+        telemetry.metrics.delivered(_operation(telemetry, client, _topic(message)).metric_attributes)
+        return None
+    process = _start(telemetry, client, message, telemetry.process_links)
+    if process is not None:
+        process.count()
+    return process
 
 
 @contextmanager
@@ -294,18 +293,25 @@ def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) 
 
     Its log call is the only place where they can be seen; it is watched for as long as the handlers run.
     """
-    log = client._easy_log  # pyright: ignore[reportPrivateUsage] (there is no other place, as said above)
+    log = private.log_method(client)
+    if log is None:
+        yield
+        return
     network_thread = threading.get_ident()
 
-    def watch(level: Any, message: str, *args: Any) -> None:
-        if message.startswith("Caught exception in") and threading.get_ident() == network_thread:
+    def watch(level: Any, message: Any, *args: Any) -> None:
+        if str(message).startswith("Caught exception in") and threading.get_ident() == network_thread:
             for error in args:
                 if isinstance(error, Exception):
                     failed(error)
         log(level, message, *args)
 
+    own = vars(client).get("_easy_log")
     vars(client)["_easy_log"] = watch
     try:
         yield
     finally:
-        del vars(client)["_easy_log"]
+        if own is None:
+            del vars(client)["_easy_log"]
+        else:
+            vars(client)["_easy_log"] = own

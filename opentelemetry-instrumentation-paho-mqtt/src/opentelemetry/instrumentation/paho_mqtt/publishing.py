@@ -6,18 +6,13 @@ needs no table of its own, is there before the first byte is sent, covers reconn
 when a message id is used again.
 """
 
-# What is wrapped here, and what it works on, are internals of paho.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import wraps
 from time import perf_counter
 from typing import Any
-from weakref import WeakSet
 
-from opentelemetry.instrumentation.paho_mqtt import json_envelope
+from opentelemetry.instrumentation.paho_mqtt import json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
     error_type,
@@ -31,12 +26,12 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     has_trace_context,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
+from opentelemetry.instrumentation.paho_mqtt.telemetry import ClientTable, Telemetry, assignments
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.util.types import AttributeValue
-from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo, MQTTv5
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF  # pyright: ignore[reportUnknownVariableType] (no types)
@@ -48,11 +43,11 @@ _PUBLISH_PROPERTIES = frozenset(
     for name, identifier in _template.names.items()
     if PacketTypes.PUBLISH in _template.properties[identifier][1]
 )
-_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "started"})
+_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "qos", "started"})
 _FIRST_FAILURE = 0x80
 
 # Those with spans that may still be open, for when no acknowledgement will be seen any more.
-_publishing_clients: WeakSet[Client] = WeakSet()
+_publishing_clients: ClientTable[None] = ClientTable()
 
 
 class _PublishProperties(Properties):
@@ -74,12 +69,14 @@ class _PublishProperties(Properties):
         telemetry: Telemetry,
         span: Span,
         metric_attributes: Mapping[str, AttributeValue],
+        qos: int,
     ) -> None:
         # Not through paho's attribute access, which searches its tables for each name.
         values = self.__dict__
         values["telemetry"] = telemetry
         values["span"] = span
         values["metric_attributes"] = metric_attributes
+        values["qos"] = qos
         values["started"] = perf_counter()
         if caller is not None:
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
@@ -143,13 +140,28 @@ def _copy(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytearray) else value
 
 
+def _arguments(
+    topic: Any, payload: Any = None, qos: int = 0, retain: bool = False, properties: Properties | None = None
+) -> tuple[Any, Any, int, bool, Properties | None]:
+    """The arguments of ``Client.publish``, however they are passed."""
+    return topic, payload, qos, retain, properties
+
+
 @never_raises
 def _start(
-    telemetry: Telemetry, client: Client, topic: str, payload: Any, qos: int, retain: bool, caller: Properties | None
-) -> tuple[Any, _PublishProperties]:
-    """Opens the span; returns the payload and the properties to publish with."""
+    telemetry: Telemetry, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], _PublishProperties] | None:
+    """Opens the span; returns the arguments to publish with, passed as the caller did, and the properties in them."""
+    try:
+        topic, payload, qos, retain, caller = _arguments(*args, **kwargs)
+    except TypeError:
+        return None  # It is for paho to say what is wrong with them.
     caller_fields: UserProperties = getattr(caller, "UserProperty", ())
-    enveloped = client._protocol != MQTTv5 and telemetry.json_envelope.match(topic) is not None
+    enveloped = (
+        bool(telemetry.json_envelope)
+        and private.protocol(client) not in (MQTTv5, None)
+        and telemetry.json_envelope.match(topic) is not None
+    )
     if enveloped:
         caller_fields = json_envelope.read(payload)
     operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
@@ -159,16 +171,26 @@ def _start(
         attributes=operation.message_attributes(payload, qos, retain),
         links=_links(caller_fields),
     )
-    properties = _PublishProperties(caller, telemetry, span, operation.metric_attributes)
-    _publishing_clients.add(client)
+    own = _PublishProperties(caller, telemetry, span, operation.metric_attributes, qos)
+    if client not in _publishing_clients:
+        _publishing_clients[client] = None
     fields = _added_fields(span, caller_fields)
     if enveloped:
-        payload = json_envelope.write(payload, fields)
+        args, kwargs = _replaced(args, kwargs, 1, "payload", json_envelope.write(payload, fields))
     elif fields:
-        properties.user_properties.extend(fields)
+        own.user_properties.extend(fields)
     if telemetry.publish_hook is not None:
-        call_hook(telemetry.publish_hook, span, topic, payload, properties)
-    return payload, properties
+        call_hook(telemetry.publish_hook, span, topic, payload, own)
+    return *_replaced(args, kwargs, 4, "properties", own), own
+
+
+def _replaced(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another value for one of them."""
+    if len(args) > position:
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+    return args, {**kwargs, name: value}
 
 
 def _links(caller_fields: UserProperties) -> list[Link]:
@@ -189,39 +211,36 @@ def _added_fields(span: Span, caller_fields: UserProperties) -> UserProperties:
     return [(name, value) for name, value in fields if name not in set_by_caller]
 
 
-def wrap_publish(original: Callable[..., MQTTMessageInfo]) -> Callable[..., MQTTMessageInfo]:
+def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.publish``."""
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_instrumentation_enabled():
+        return wrapped(*args, **kwargs)
+    started = _start(telemetry, client, args, kwargs)
+    if started is None:
+        return wrapped(*args, **kwargs)
+    args, kwargs, own = started
+    try:
+        info = wrapped(*args, **kwargs)
+    except BaseException as error:
+        own.fail(error)
+        raise
+    _handed_over(own, info)
+    return info
 
-    @wraps(original)
-    def publish(
-        client: Client,
-        topic: str,
-        payload: Any = None,
-        qos: int = 0,
-        retain: bool = False,
-        properties: Properties | None = None,
-    ) -> MQTTMessageInfo:
-        telemetry = assignments.of(client)
-        if telemetry is None or not is_instrumentation_enabled():
-            return original(client, topic, payload, qos, retain, properties)
-        started = _start(telemetry, client, topic, payload, qos, retain, properties)
-        if started is None:
-            return original(client, topic, payload, qos, retain, properties)
-        payload, own = started
-        try:
-            info = original(client, topic, payload, qos, retain, own)
-        except BaseException as error:
-            own.fail(error)
-            raise
-        # By paho's return codes: without a connection QoS 0 is dropped; the rest waits for one if the queue has room.
-        if qos == 0 or info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                own.end_span()
-            else:
-                own.end_span(info.rc.name, "paho did not accept the message")
-        return info
 
-    return publish
+@never_raises
+def _handed_over(own: _PublishProperties, info: Any) -> None:
+    """Ends the span if no acknowledgement will do so.
+
+    By paho's return codes: without a connection QoS 0 is dropped; the rest waits for one if the queue has room.
+    """
+    qos: int = vars(own)["qos"]
+    result = getattr(info, "rc", MQTTErrorCode.MQTT_ERR_SUCCESS)
+    if (qos == 0 and result != MQTTErrorCode.MQTT_ERR_SUCCESS) or result == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+        own.end_span(MQTTErrorCode(result).name, "paho did not accept the message")
+    elif qos == 0 or not private.sees_acknowledgements():
+        own.end_span()
 
 
 def _properties_of(message: MQTTMessage | None) -> _PublishProperties | None:
@@ -229,79 +248,73 @@ def _properties_of(message: MQTTMessage | None) -> _PublishProperties | None:
     return properties if isinstance(properties, _PublishProperties) else None
 
 
-def wrap_do_on_publish(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``Client._do_on_publish``, which paho calls once per acknowledged message, before it forgets it."""
-
-    @wraps(original)
-    def do_on_publish(client: Client, mid: int, reason_code: ReasonCode, properties: Properties | None) -> Any:
-        own = _properties_of(client._out_messages.get(mid))
-        if own is not None:
-            if reason_code.is_failure:
-                own.end_span(_name(reason_code.packetType, reason_code.value), "the broker refused the message")
-            else:
-                own.end_span()
-        return original(client, mid, reason_code, properties)
-
-    return do_on_publish
+def handle_acknowledgement(
+    wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps ``Client._handle_pubackcomp``, which paho calls for each PUBACK and PUBCOMP."""
+    command = args[0] if args else kwargs.get("cmd")
+    _acknowledged(client, PacketTypes.PUBACK if command == "PUBACK" else PacketTypes.PUBCOMP)
+    return wrapped(*args, **kwargs)
 
 
-def wrap_handle_pubrec(original: Callable[..., Any]) -> Callable[..., Any]:
+def handle_pubrec(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client._handle_pubrec``: paho goes on with a QoS 2 message that the broker refused there."""
-
-    @wraps(original)
-    def handle_pubrec(client: Client) -> Any:
-        packet: bytearray = client._in_packet["packet"]
-        if client._protocol == MQTTv5 and len(packet) > 2 and packet[2] >= _FIRST_FAILURE:
-            own = _properties_of(client._out_messages.get(int.from_bytes(packet[:2])))
-            if own is not None:
-                own.end_span(_name(PacketTypes.PUBREC, packet[2]), "the broker refused the message")
-        return original(client)
-
-    return handle_pubrec
+    _acknowledged(client, PacketTypes.PUBREC)
+    return wrapped(*args, **kwargs)
 
 
-def _name(packet_type: int, value: int) -> str:
-    """The name of a reason code (MQTT 5.0, 2.4), or its number if there is none."""
+@never_raises
+def _acknowledged(client: Client, packet_type: int) -> None:
+    """Ends the span of the message that a packet is about (MQTT 5.0, 3.4.2, 3.5.2 and 3.7.2)."""
+    packet = private.packet(client)
+    reason_code = packet[2] if len(packet) > 2 else 0
+    refused = reason_code >= _FIRST_FAILURE
+    if packet_type == PacketTypes.PUBREC and not refused:
+        return
+    own = _properties_of(private.waiting(client, int.from_bytes(packet[:2], "big")))
+    if own is None:
+        return
+    if not refused:
+        own.end_span()
+    elif reason := _reason(packet_type, reason_code):
+        own.end_span(reason, "the broker refused the message")
+
+
+def _reason(packet_type: int, reason_code: int) -> str | None:
+    """The name of a reason code (MQTT 5.0, 2.4); None if there is none, which paho takes for a malformed packet."""
     try:
-        return ReasonCode(packet_type, identifier=value).getName()
+        return ReasonCode(packet_type, identifier=reason_code).getName()
     except (AssertionError, KeyError):
-        return f"0x{value:02x}"
+        return None
 
 
-def wrap_disconnect(original: Callable[..., Any]) -> Callable[..., Any]:
+def disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.disconnect``: without a connection, paho reports no end of one."""
-
-    @wraps(original)
-    def disconnect(client: Client, *args: Any, **kwargs: Any) -> Any:
-        result = original(client, *args, **kwargs)
-        if client._sock is None:
-            end_open_spans(client)
-        return result
-
-    return disconnect
+    result = wrapped(*args, **kwargs)
+    _disconnected(client)
+    return result
 
 
-def wrap_do_on_disconnect(original: Callable[..., Any]) -> Callable[..., Any]:
+@never_raises
+def _disconnected(client: Client) -> None:
+    if client.socket() is None:
+        end_open_spans(client)
+
+
+def do_on_disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client._do_on_disconnect``: a connection that paho will not open again by itself ends its spans.
 
     Otherwise paho sends what was not acknowledged once more, and the spans cover that.
     """
-
-    @wraps(original)
-    def do_on_disconnect(client: Client, *args: Any, **kwargs: Any) -> Any:
-        if client._state.name in ("MQTT_CS_DISCONNECTING", "MQTT_CS_DISCONNECTED") or not client._reconnect_on_failure:
-            end_open_spans(client)
-        return original(client, *args, **kwargs)
-
-    return do_on_disconnect
+    if not private.will_reconnect(client):
+        end_open_spans(client)
+    return wrapped(*args, **kwargs)
 
 
 @never_raises
 def end_open_spans(client: Client) -> None:
     """Ends the spans of all messages that wait for an acknowledgement."""
-    with client._out_message_mutex:
-        messages = list(client._out_messages.values())
-    for message in messages:
+    for message in private.all_waiting(client):
         properties = _properties_of(message)
         if properties is not None:
             properties.end_span("disconnect", "the client disconnected before the broker acknowledged the message")
@@ -309,5 +322,5 @@ def end_open_spans(client: Client) -> None:
 
 def end_all_open_spans() -> None:
     """Ends the open spans of all clients: the program ends, or the instrumentation does."""
-    for client in list(_publishing_clients):
+    for client in _publishing_clients.clients():
         end_open_spans(client)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
-from weakref import WeakKeyDictionary
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from weakref import ref
 
 from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions
 from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
@@ -19,6 +19,8 @@ from paho.mqtt.properties import Properties
 
 PublishHook = Callable[[Span, str, Any, Properties], None]
 ProcessHook = Callable[[Span, MQTTMessage], None]
+
+_T = TypeVar("_T")
 
 _SCOPE = "opentelemetry.instrumentation.paho_mqtt"
 
@@ -74,18 +76,65 @@ class Telemetry:
         )
 
 
+class ClientTable(Generic[_T]):
+    """A value for each of some clients, for as long as they live.
+
+    By identity, as a client need not be hashable. No operation takes a lock, and each is safe beside other threads and
+    the garbage collector.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[ref[Client], _T]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __contains__(self, client: Client) -> bool:
+        return id(client) in self._entries
+
+    def __setitem__(self, client: Client, value: _T) -> None:
+        entries, key = self._entries, id(client)
+        entries[key] = ref(client, lambda _: entries.pop(key, None)), value
+
+    def get(self, client: Client, default: _T) -> _T:
+        """The value of a client, or the default."""
+        entry = self._entries.get(id(client))
+        return default if entry is None else entry[1]
+
+    def pop(self, client: Client) -> None:
+        """Forgets a client."""
+        self._entries.pop(id(client), None)
+
+    def clear(self) -> None:
+        """Forgets all clients."""
+        self._entries.clear()
+
+    def clients(self) -> list[Client]:
+        """The clients of now."""
+        found = [reference() for reference, _ in list(self._entries.values())]
+        return [client for client in found if client is not None]
+
+    def values(self) -> list[_T]:
+        """The values of now."""
+        return [value for _, value in list(self._entries.values())]
+
+
 class Assignments:
     """Which client has which telemetry: its own, else that of all clients; None is none."""
 
     def __init__(self) -> None:
         self.everyone: Telemetry | None = None
-        self.single: WeakKeyDictionary[Client, Telemetry | None] = WeakKeyDictionary()
+        self.single: ClientTable[Telemetry | None] = ClientTable()
 
     def of(self, client: Client | None) -> Telemetry | None:
         """The telemetry of a client."""
         if client is None or not self.single:
             return self.everyone
         return self.single.get(client, self.everyone)
+
+    def any_single(self) -> bool:
+        """Whether any client has telemetry of its own."""
+        return any(telemetry is not None for telemetry in self.single.values())
 
 
 assignments = Assignments()

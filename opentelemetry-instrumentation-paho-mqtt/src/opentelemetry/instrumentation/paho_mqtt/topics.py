@@ -27,6 +27,9 @@ class TopicFilters:
             self._matcher[topic_filter] = (position, topic_filter)
             self._empty = False
 
+    def __bool__(self) -> bool:
+        return not self._empty
+
     def match(self, topic: str) -> str | None:
         """The first filter that matches the topic, or None."""
         if self._empty:
