@@ -65,8 +65,8 @@ API
 
 from __future__ import annotations
 
-import atexit
 import logging
+import os
 import threading
 from collections.abc import Collection
 from typing import Any, Unpack
@@ -90,7 +90,7 @@ from opentelemetry.instrumentation.paho_mqtt.telemetry import (
 )
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.paho_mqtt.wrapping import WrappedMethod
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessageInfo
 
 __all__ = [
     "Message",
@@ -111,8 +111,10 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
+_UNDER_LOCKS = "spans may end while paho holds a lock"
+
 _METHODS = (
-    WrappedMethod(Client, "publish", publishing.publish, "there are no publish spans"),
+    WrappedMethod(Client, "publish", publishing.publish),
     WrappedMethod(
         Client,
         "_handle_pubackcomp",
@@ -122,7 +124,9 @@ _METHODS = (
     WrappedMethod(
         Client, "_handle_pubrec", publishing.handle_pubrec, "the refusal of a message with QoS 2 is not seen"
     ),
-    WrappedMethod(Client, "disconnect", publishing.disconnect, "publish spans stay open after a disconnect"),
+    WrappedMethod(Client, "_handle_pubrel", publishing.inside_paho, _UNDER_LOCKS),
+    WrappedMethod(Client, "_handle_connack", publishing.inside_paho, _UNDER_LOCKS),
+    WrappedMethod(Client, "disconnect", publishing.disconnect),
     WrappedMethod(
         Client,
         "_do_on_disconnect",
@@ -130,6 +134,7 @@ _METHODS = (
         "publish spans stay open when a connection ends for good",
     ),
     WrappedMethod(Client, "_handle_on_message", processing.handle_on_message, "there are no process spans"),
+    WrappedMethod(MQTTMessageInfo, "wait_for_publish", publishing.wait_for_publish),
 )
 
 _lock = threading.Lock()
@@ -144,11 +149,9 @@ def _wrap_or_unwrap() -> None:
         private.check()
         for method in _METHODS:
             method.put_on()
-        atexit.register(publishing.end_all_open_spans)
     elif _wrapped and not needed:
         for method in _METHODS:
             method.take_off()
-        atexit.unregister(publishing.end_all_open_spans)
     _wrapped = needed
 
 
@@ -186,10 +189,12 @@ class PahoMqttInstrumentor(BaseInstrumentor):
             _wrap_or_unwrap()
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        publishing.end_all_open_spans()
+        """Takes the instrumentation off all clients but those that were instrumented one by one."""
+        telemetry, assignments.everyone = assignments.everyone, None
+        if telemetry is not None:
+            publishing.release(telemetry)
         with _lock:
-            assignments.everyone = None
-            assignments.single.clear()
+            assignments.forget_exceptions()
             _wrap_or_unwrap()
 
     @staticmethod
@@ -201,7 +206,7 @@ class PahoMqttInstrumentor(BaseInstrumentor):
             **options: See the class.
 
         Raises:
-            TypeError: An option is unknown, or a single string was given for a list of topic filters.
+            TypeError: A single string was given for a list of topic filters.
         """
         telemetry = Telemetry.create(**options)
         with _lock:
@@ -218,13 +223,23 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         Args:
             client: The client.
         """
-        if assignments.of(client) is None:
+        telemetry = assignments.of(client)
+        if telemetry is None:
             _logger.warning("Attempting to uninstrument a client while already uninstrumented")
             return
-        publishing.end_open_spans(client)
+        assignments.single[client] = None
+        publishing.release(telemetry, client)
         with _lock:
             if assignments.everyone is None:
-                assignments.single.pop(client)
-            else:
-                assignments.single[client] = None
+                assignments.forget_exceptions()
             _wrap_or_unwrap()
+
+
+def _forked() -> None:
+    """Another thread may have held the lock when this process was forked off; it does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from time import perf_counter
+from functools import partial
+from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 from opentelemetry.context import Context, attach, create_key, detach, get_value, set_value
-from opentelemetry.instrumentation.paho_mqtt import json_envelope, private
+from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
@@ -89,12 +90,15 @@ class _Process(AbstractContextManager[Span]):
         self._metric_attributes = metric_attributes
         self._missing_context = missing_context
         self._started = perf_counter()
+        self._process = endings.process()
         self.span = span
         self.message = message
+        self.is_open = False
 
     def __enter__(self) -> Span:
         # Made here and not kept: it refers to this object, and nothing of a message may wait for the garbage collector.
         self._token = attach(set_value(_CURRENT_PROCESS, self, self._context))
+        self.is_open = True
         hook = self._telemetry.process_hook
         if hook is not None and self.message is not None:
             call_hook(hook, self.span, cast(MQTTMessage, self.message))
@@ -103,10 +107,17 @@ class _Process(AbstractContextManager[Span]):
     def __exit__(
         self, exception_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.is_open = False
         detach(self._token)
+        if self._process != endings.process():
+            return
         if isinstance(error, Exception):
             self.failed(error)
-        self._end()
+        seconds = perf_counter() - self._started
+        if endings.thread.held:
+            endings.note(partial(self._end, seconds, time_ns()))
+        else:
+            self._end(seconds)
 
     @never_raises
     def count(self) -> None:
@@ -119,12 +130,12 @@ class _Process(AbstractContextManager[Span]):
         record_exception(self.span, error)
 
     @never_raises
-    def _end(self) -> None:
-        self.span.end()
+    def _end(self, seconds: float, nanoseconds: int | None = None) -> None:
+        self.span.end(nanoseconds)
         attributes = self._metric_attributes
         if self._missing_context:
             attributes = {**attributes, MQTT_MISSING_CONTEXT: True}
-        self._telemetry.metrics.processed(perf_counter() - self._started, attributes, self._context)
+        self._telemetry.metrics.processed(seconds, attributes, self._context)
 
 
 def _topic(message: Message) -> str:
@@ -221,7 +232,7 @@ def process_span(
     if telemetry is None or not is_instrumentation_enabled():
         return nullcontext(INVALID_SPAN)
     current = get_value(_CURRENT_PROCESS)
-    if isinstance(current, _Process) and current.message is message and current.span.is_recording():
+    if isinstance(current, _Process) and current.message is message and current.is_open:
         return nullcontext(current.span)
     return _start(telemetry, client, message, links or telemetry.process_links) or nullcontext(INVALID_SPAN)
 
@@ -265,6 +276,7 @@ def handle_on_message(
     telemetry = assignments.of(client)
     if telemetry is None or not is_instrumentation_enabled():
         return wrapped(*args, **kwargs)
+    endings.end_noted()
     process = _received(telemetry, client, *args, **kwargs)
     if process is None:
         return wrapped(*args, **kwargs)

@@ -8,11 +8,13 @@ when a message id is used again.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Mapping
-from time import perf_counter
+from functools import partial
+from time import perf_counter, time_ns
 from typing import Any
 
-from opentelemetry.instrumentation.paho_mqtt import json_envelope, private
+from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
     error_type,
@@ -31,7 +33,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.util.types import AttributeValue
-from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF  # pyright: ignore[reportUnknownVariableType] (no types)
@@ -43,8 +45,10 @@ _PUBLISH_PROPERTIES = frozenset(
     for name, identifier in _template.names.items()
     if PacketTypes.PUBLISH in _template.properties[identifier][1]
 )
-_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "qos", "started"})
+_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "process", "qos", "started"})
 _FIRST_FAILURE = 0x80
+_DISCARDED = "the client let go of the message before the broker acknowledged it"
+_DISCONNECTED = "the client disconnected before the broker acknowledged the message"
 
 # Those with spans that may still be open, for when no acknowledgement will be seen any more.
 _publishing_clients: ClientTable[None] = ClientTable()
@@ -77,24 +81,29 @@ class _PublishProperties(Properties):
         values["span"] = span
         values["metric_attributes"] = metric_attributes
         values["qos"] = qos
+        values["process"] = endings.process()
         values["started"] = perf_counter()
         if caller is not None:
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
 
-    @never_raises
-    def end_span(self, error_type: str | None = None, description: str = "") -> None:
-        """Ends the span once, whoever comes first; ``error_type`` is None for a success."""
+    def end(self, error_type: str | None = None, description: str = "", is_counted: bool = True) -> None:
+        """Notes the end of the span, once, whoever comes first.
+
+        Args:
+            error_type: What went wrong, None for a success.
+            description: The same in words.
+            is_counted: Whether the metrics say how it ended.
+        """
+        self._end(endings.note, error_type, description, is_counted)
+
+    def _end(
+        self, note: Callable[[Callable[[], object]], None], error_type: str | None, description: str, is_counted: bool
+    ) -> None:
         values = self.__dict__
         span: Span | None = values.pop("span", None)
-        if span is None:
-            return
-        seconds = perf_counter() - values["started"]
-        metric_attributes = values["metric_attributes"]
-        if error_type is not None:
-            metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
-            set_error(span, error_type, description)
-        span.end()
-        values["telemetry"].metrics.published(seconds, metric_attributes, set_span_in_context(span))
+        if span is not None and values["process"] == endings.process():
+            ended = perf_counter(), time_ns()
+            note(partial(_end, span, values, ended, error_type, description, is_counted))
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
@@ -110,21 +119,34 @@ class _PublishProperties(Properties):
         packed = b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
         return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (nor here)
 
-    @never_raises
-    def fail(self, error: BaseException) -> None:
-        """Ends the span with an exception of paho's."""
-        if "span" in vars(self):
-            record_exception(self.span, error)
-            self.end_span(error_type(error), f"{type(error).__name__}: {error}")
-
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is the user's own and has no part in the span.
         return _plain, ({name: value for name, value in vars(self).items() if name in _PUBLISH_PROPERTIES},)
 
     def __del__(self) -> None:
         # paho let go of the message: acknowledged while not instrumented, or discarded.
-        if "span" in self.__dict__:
-            self.end_span("discarded", "the client let go of the message before the broker acknowledged it")
+        self._end(endings.note_from_finalizer, "discarded", _DISCARDED, True)
+
+
+@never_raises
+def _end(
+    span: Span,
+    values: Mapping[str, Any],
+    ended: tuple[float, int],
+    error_type: str | None,
+    description: str,
+    is_counted: bool,
+) -> None:
+    """Ends a span at a time that was noted; ``values`` are those of its properties."""
+    seconds, nanoseconds = ended
+    metric_attributes: Mapping[str, AttributeValue] = values["metric_attributes"]
+    if error_type is not None:
+        metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
+        set_error(span, error_type, description)
+    span.end(nanoseconds)
+    if is_counted:
+        telemetry: Telemetry = values["telemetry"]
+        telemetry.metrics.published(seconds - values["started"], metric_attributes, set_span_in_context(span))
 
 
 def _plain(values: dict[str, Any]) -> Properties:
@@ -164,6 +186,8 @@ def _start(
     )
     if enveloped:
         caller_fields = json_envelope.read(payload)
+    if not telemetry.has_sdk and telemetry.finds_sdk():
+        _end_all_at_exit()
     operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
     span = telemetry.tracer.start_span(
         operation.span_name,
@@ -220,13 +244,29 @@ def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], 
     if started is None:
         return wrapped(*args, **kwargs)
     args, kwargs, own = started
+    endings.thread.held += 1
     try:
         info = wrapped(*args, **kwargs)
     except BaseException as error:
-        own.fail(error)
+        _failed(own, error)
         raise
-    _handed_over(own, info)
-    return info
+    else:
+        _handed_over(own, info)
+        if assignments.of(client) is not telemetry:
+            # Taken off meanwhile, by another thread that may not have seen this message.
+            own.end(is_counted=False)
+        return info
+    finally:
+        endings.thread.held -= 1
+        endings.end_noted()
+
+
+@never_raises
+def _failed(own: _PublishProperties, error: BaseException) -> None:
+    """Ends the span with an exception of paho's."""
+    if "span" in vars(own):
+        record_exception(own.span, error)
+        own.end(error_type(error), f"{type(error).__name__}: {error}")
 
 
 @never_raises
@@ -238,9 +278,9 @@ def _handed_over(own: _PublishProperties, info: Any) -> None:
     qos: int = vars(own)["qos"]
     result = getattr(info, "rc", MQTTErrorCode.MQTT_ERR_SUCCESS)
     if (qos == 0 and result != MQTTErrorCode.MQTT_ERR_SUCCESS) or result == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-        own.end_span(MQTTErrorCode(result).name, "paho did not accept the message")
+        own.end(MQTTErrorCode(result).name, "paho did not accept the message")
     elif qos == 0 or not private.sees_acknowledgements():
-        own.end_span()
+        own.end()
 
 
 def _properties_of(message: MQTTMessage | None) -> _PublishProperties | None:
@@ -254,13 +294,33 @@ def handle_acknowledgement(
     """Wraps ``Client._handle_pubackcomp``, which paho calls for each PUBACK and PUBCOMP."""
     command = args[0] if args else kwargs.get("cmd")
     _acknowledged(client, PacketTypes.PUBACK if command == "PUBACK" else PacketTypes.PUBCOMP)
-    return wrapped(*args, **kwargs)
+    return inside_paho(wrapped, client, args, kwargs)
 
 
 def handle_pubrec(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client._handle_pubrec``: paho goes on with a QoS 2 message that the broker refused there."""
     _acknowledged(client, PacketTypes.PUBREC)
-    return wrapped(*args, **kwargs)
+    return inside_paho(wrapped, client, args, kwargs)
+
+
+def inside_paho(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wraps methods in which paho calls back while it holds locks: spans end when these are free again."""
+    endings.thread.held += 1
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        endings.thread.held -= 1
+        endings.end_noted()
+
+
+def wait_for_publish(
+    wrapped: Callable[..., Any], info: MQTTMessageInfo, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps ``MQTTMessageInfo.wait_for_publish``: the span has ended when it returns, as callers flush then."""
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        endings.end_noted_by_all()
 
 
 @never_raises
@@ -275,9 +335,9 @@ def _acknowledged(client: Client, packet_type: int) -> None:
     if own is None:
         return
     if not refused:
-        own.end_span()
+        own.end()
     elif reason := _reason(packet_type, reason_code):
-        own.end_span(reason, "the broker refused the message")
+        own.end(reason, "the broker refused the message")
 
 
 def _reason(packet_type: int, reason_code: int) -> str | None:
@@ -291,14 +351,16 @@ def _reason(packet_type: int, reason_code: int) -> str | None:
 def disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.disconnect``: without a connection, paho reports no end of one."""
     result = wrapped(*args, **kwargs)
-    _disconnected(client)
+    if is_instrumentation_enabled():
+        _disconnected(client)
+        endings.end_noted()
     return result
 
 
 @never_raises
 def _disconnected(client: Client) -> None:
     if client.socket() is None:
-        end_open_spans(client)
+        _end_waiting(client, "disconnect", _DISCONNECTED)
 
 
 def do_on_disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -307,20 +369,39 @@ def do_on_disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[An
     Otherwise paho sends what was not acknowledged once more, and the spans cover that.
     """
     if not private.will_reconnect(client):
-        end_open_spans(client)
-    return wrapped(*args, **kwargs)
+        _end_waiting(client, "disconnect", _DISCONNECTED)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        endings.end_noted()
 
 
 @never_raises
-def end_open_spans(client: Client) -> None:
-    """Ends the spans of all messages that wait for an acknowledgement."""
+def _end_waiting(
+    client: Client, error_type: str | None, description: str = "", telemetry: Telemetry | None = None
+) -> None:
+    """Notes the end of the spans of all messages that wait for an acknowledgement, or of those with this telemetry."""
     for message in private.all_waiting(client):
-        properties = _properties_of(message)
-        if properties is not None:
-            properties.end_span("disconnect", "the client disconnected before the broker acknowledged the message")
+        own = _properties_of(message)
+        if own is not None and telemetry in (None, vars(own)["telemetry"]):
+            own.end(error_type, description, is_counted=error_type is not None)
 
 
-def end_all_open_spans() -> None:
-    """Ends the open spans of all clients: the program ends, or the instrumentation does."""
+def release(telemetry: Telemetry, client: Client | None = None) -> None:
+    """Ends the open spans that have this telemetry, of one client or of all: what becomes of them will not be seen."""
+    for one in [client] if client is not None else _publishing_clients.clients():
+        _end_waiting(one, None, telemetry=telemetry)
+    endings.end_noted()
+
+
+def _end_all() -> None:
+    """Ends the open spans of all clients: the program ends."""
     for client in _publishing_clients.clients():
-        end_open_spans(client)
+        _end_waiting(client, "disconnect", "the program ended before the broker acknowledged the message")
+    endings.end_noted_by_all()
+
+
+def _end_all_at_exit() -> None:
+    """Has the end of the program end what is open, before the providers that are there by now shut down."""
+    atexit.unregister(_end_all)
+    atexit.register(_end_all)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
@@ -12,8 +13,8 @@ from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions
 from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
-from opentelemetry.metrics import MeterProvider, get_meter
-from opentelemetry.trace import Span, Tracer, TracerProvider, get_tracer
+from opentelemetry.metrics import MeterProvider, get_meter, get_meter_provider
+from opentelemetry.trace import Span, Tracer, TracerProvider, get_tracer, get_tracer_provider
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.properties import Properties
 
@@ -22,6 +23,10 @@ ProcessHook = Callable[[Span, MQTTMessage], None]
 
 _T = TypeVar("_T")
 
+_logger = logging.getLogger(__name__)
+
+# Where the API has the providers that do nothing, or nothing yet.
+_API = ("opentelemetry.trace", "opentelemetry.metrics")
 _SCOPE = "opentelemetry.instrumentation.paho_mqtt"
 
 
@@ -32,13 +37,13 @@ class Options(TypedDict, total=False):
     meter_provider: MeterProvider | None
     publish_hook: PublishHook | None
     process_hook: ProcessHook | None
-    process_spans: bool
-    process_links: bool
-    destination_templates: Iterable[str]
-    json_envelope: Iterable[str]
+    process_spans: bool | None
+    process_links: bool | None
+    destination_templates: Iterable[str] | None
+    json_envelope: Iterable[str] | None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Telemetry:
     """The telemetry of all clients, or of one."""
 
@@ -50,30 +55,40 @@ class Telemetry:
     process_spans: bool
     process_links: bool
     json_envelope: TopicFilters
+    providers: tuple[TracerProvider | None, MeterProvider | None]
+    has_sdk: bool = False
 
     @classmethod
     def create(cls, **options: Unpack[Options]) -> Telemetry:
-        """Makes it from the user's options.
+        """Makes it from the user's options. One that is None counts as not given, one that is unknown as none.
 
         Raises:
-            TypeError: An option is unknown, or a single string was given for a list of topic filters.
+            TypeError: A single string was given for a list of topic filters.
         """
         if unknown := options.keys() - Options.__annotations__.keys():
-            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
-        conventions = Conventions.from_environment(options.get("destination_templates", ()))
+            _logger.warning("options that are unknown: %s", ", ".join(sorted(unknown)))
+        conventions = Conventions.from_environment(options.get("destination_templates") or ())
         schema_url = conventions.schema_url
-        tracer = get_tracer(_SCOPE, __version__, options.get("tracer_provider"), schema_url)
-        meter = get_meter(_SCOPE, __version__, options.get("meter_provider"), schema_url)
+        tracer_provider, meter_provider = options.get("tracer_provider"), options.get("meter_provider")
+        process_spans = options.get("process_spans")
         return cls(
-            tracer=tracer,
-            metrics=Metrics(meter),
+            tracer=get_tracer(_SCOPE, __version__, tracer_provider, schema_url),
+            metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, schema_url)),
             conventions=conventions,
             publish_hook=options.get("publish_hook"),
             process_hook=options.get("process_hook"),
-            process_spans=options.get("process_spans", True),
-            process_links=options.get("process_links", False),
-            json_envelope=TopicFilters(options.get("json_envelope", ())),
+            process_spans=process_spans is None or process_spans,
+            process_links=bool(options.get("process_links")),
+            json_envelope=TopicFilters(options.get("json_envelope") or ()),
+            providers=(tracer_provider, meter_provider),
         )
+
+    def finds_sdk(self) -> bool:
+        """Looks for an SDK, which may be set up at any time; ``has_sdk`` is what was found so far."""
+        providers = zip(self.providers, (get_tracer_provider, get_meter_provider), strict=True)
+        found = [given or get_global() for given, get_global in providers]
+        self.has_sdk = not all(type(provider).__module__.startswith(_API) for provider in found)
+        return self.has_sdk
 
 
 class ClientTable(Generic[_T]):
@@ -131,6 +146,12 @@ class Assignments:
         if client is None or not self.single:
             return self.everyone
         return self.single.get(client, self.everyone)
+
+    def forget_exceptions(self) -> None:
+        """Forgets the clients that have no telemetry although all others have."""
+        for client in self.single.clients():
+            if self.single.get(client, None) is None:
+                self.single.pop(client)
 
     def any_single(self) -> bool:
         """Whether any client has telemetry of its own."""

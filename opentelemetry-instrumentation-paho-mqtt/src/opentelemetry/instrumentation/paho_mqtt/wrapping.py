@@ -35,7 +35,7 @@ class WrappedMethod:
     """
 
     def __init__(self, owner: type, name: str, wrapper: Wrapper, lost: str = "") -> None:
-        self._owner = owner
+        self.owner = owner
         self.name = name
         self._wrapper = wrapper
         self._lost = lost
@@ -44,10 +44,10 @@ class WrappedMethod:
 
     def put_on(self) -> None:
         """Puts the wrapper on the method, or switches it on again where it still is."""
-        if not hasattr(self._owner, self.name):
+        if not hasattr(self.owner, self.name):
             private.lacks(self.name, self._lost)
             return
-        for function in _chain(vars(self._owner).get(self.name)):
+        for function in _chain(vars(self.owner).get(self.name)):
             if ours := self._ours(function):
                 ours.on = True
                 return
@@ -60,16 +60,16 @@ class WrappedMethod:
                 return wrapped(*args, **kwargs)
             return wrapper(wrapped, instance, args, kwargs)
 
-        installed.proxy = wrap_function_wrapper(self._owner, self.name, call)
+        installed.proxy = wrap_function_wrapper(self.owner, self.name, call)
         self._installed.append(installed)
 
     def take_off(self) -> None:
         """Takes the wrapper off. Below another tool's it stays and is switched off: that one is not ours to take."""
         for installed in self._installed:
             installed.on = False
-        while ours := self._ours(vars(self._owner).get(self.name)):
+        while ours := self._ours(vars(self.owner).get(self.name)):
             # Not by opentelemetry's unwrap(): it would leave a bound copy of another tool's wrapper.
-            setattr(self._owner, self.name, ours.proxy.__wrapped__)
+            setattr(self.owner, self.name, ours.proxy.__wrapped__)
             self._installed.remove(ours)
 
     def _ours(self, function: Any) -> _Installed | None:
