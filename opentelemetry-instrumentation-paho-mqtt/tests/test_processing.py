@@ -227,6 +227,49 @@ def test_an_exception_that_paho_suppresses_is_recorded_all_the_same(spans, inbox
 
 
 @pytest.mark.usefixtures("instrumented")
+def test_a_log_method_of_the_user_s_own_stays(spans):
+    def on_message(*_: Any) -> None:
+        if len(logged) == 1:
+            vars(client)["_easy_log"] = other
+        raise LookupError("handler")
+
+    def own(level: Any, message: str, *args: Any) -> None:
+        logged.append(message)
+
+    def other(level: Any, message: str, *args: Any) -> None:
+        logged.append("other")
+
+    logged: list[str] = []
+    client = offline_client(on_message)
+    client.suppress_exceptions = True
+    vars(client)["_easy_log"] = own
+    client._handle_on_message(received_message())
+    assert vars(client)["_easy_log"] is own
+    client._handle_on_message(received_message())
+    assert vars(client)["_easy_log"] is other
+    assert logged == ["Caught exception in on_message: %s", "other"]
+    assert [span.attributes.get("error.type") for span in spans.processed(2)] == ["LookupError", None]
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("links", [True, False])
+def test_what_surrounds_the_handling_stays_in_its_context(tracer_provider, spans, links):
+    key = context.create_key("own")
+    surroundings = baggage.set_baggage("tenant", "blue", baggage.set_baggage("site", "here", context.set_value(key, 1)))
+    with tracer_provider.get_tracer("test").start_as_current_span("ambient", context=surroundings):
+        token = context.attach(trace.set_span_in_context(trace.get_current_span(), surroundings))
+        carried = [("traceparent", TRACEPARENT), ("baggage", "tenant=red,device=1")]
+        with process_span(received_message(carried), links=links) as span:
+            assert context.get_value(key) == 1
+            assert dict(baggage.get_all()) == {"tenant": "red", "site": "here", "device": "1"}
+            assert trace.get_current_span() is span
+        with process_span(received_message()):
+            assert dict(baggage.get_all()) == {"tenant": "blue", "site": "here"}
+        context.detach(token)
+    assert spans.processed(2)[1].parent is None
+
+
+@pytest.mark.usefixtures("instrumented")
 def test_what_other_threads_log_meanwhile_is_no_failure_of_the_handler(spans):
     def on_message(client, *_):
         thread = threading.Thread(target=client._easy_log, args=(mqtt.MQTT_LOG_ERR, "Caught exception in x: %s", error))

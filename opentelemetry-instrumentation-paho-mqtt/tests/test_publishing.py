@@ -292,6 +292,113 @@ def test_properties_are_packed_as_paho_packs_them(own, others):
     assert packed(type(properties).pack) == packed(Properties.pack)
 
 
+class OwnPack(Properties):
+    """Packs itself, with what paho has no name for."""
+
+    def pack(self) -> bytes:
+        """Two user properties."""
+        return b"\x0e" + b"\x26\x00\x01a\x00\x011" * 2
+
+
+class Duck:
+    """No properties of paho's at all."""
+
+    def __init__(self, packed: Any) -> None:
+        self._packed = packed
+
+    def pack(self) -> Any:
+        """What it was made with."""
+        return self._packed
+
+
+def of_a_connect() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 60
+    return properties
+
+
+def on_the_wire(properties: Any, qos: int, instrumented: bool) -> list[Any]:
+    """What paho is asked to send, or its exception."""
+
+    class Client(mqtt.Client):
+        def _packet_queue(self, command: int, packet: Any, *args: Any, **kwargs: Any) -> Any:
+            sent.append(bytes(packet))
+            return mqtt.MQTT_ERR_SUCCESS
+
+        def _send_publish(self, *args: Any, **kwargs: Any) -> Any:
+            vars(self)["_sock"] = True
+            try:
+                return super()._send_publish(*args, **kwargs)
+            finally:
+                vars(self)["_sock"] = None
+
+    sent: list[Any] = []
+    try:
+        publish: Any = mqtt.Client.publish if instrumented else vars(mqtt.Client)["publish"].__wrapped__
+        publish(Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5), "topic", "x", qos, False, properties)
+    except Exception as error:
+        sent.append(repr(error))
+    return sent
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize(
+    "properties",
+    [
+        OwnPack(PacketTypes.PUBLISH),
+        of_a_connect(),
+        Duck(b"\x00"),
+        Duck(bytearray(b"\x07\x26\x00\x01a\x00\x011")),
+        Duck(b"\x05\x26"),
+        Duck(b""),
+        Duck(None),
+        {},
+        "text",
+        0,
+    ],
+    ids=repr,
+)
+def test_properties_that_are_not_pahos_own_go_out_as_they_are_with_the_context_where_it_can_be_added(properties, qos):
+    (raw,) = on_the_wire(properties, qos, instrumented=False)
+    (sent,) = on_the_wire(properties, qos, instrumented=True)
+    if isinstance(raw, str) or properties.pack() in (b"", b"\x05\x26"):
+        assert sent == raw
+        return
+    packed = bytes(properties.pack())
+    start = len(raw) - len(packed) - len(b"x")
+    added = sent[start + len(packed) : -1]
+    assert added.startswith(b"\x26\x00\x0btraceparent\x00\x37")
+    # But for the two lengths, that of the packet and that of the properties.
+    assert sent[start] == packed[0] + len(added)
+    assert sent[2:start] == raw[2:start]
+    assert sent[start + 1 : start + len(packed)] == packed[1:]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_what_is_behind_properties_that_are_not_pahos_own_can_be_read(spans):
+    client = offline_client()
+    properties = OwnPack(PacketTypes.PUBLISH)
+    properties.ContentType = "text"
+    client.publish("topic", qos=1, properties=properties)
+    (message,) = client._out_messages.values()
+    assert message.properties is not None
+    assert vars(copy.copy(message.properties)) == vars(properties)
+    assert getattr(message.properties, "ContentType", None) == "text"
+    assert not hasattr(message.properties, "ResponseTopic")
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("user_property", [None, 1, "text", ["text"], [("a", 1)], [("a", "b", "c")]])
+def test_user_properties_that_are_none(spans, user_property):
+    properties = Properties(PacketTypes.PUBLISH)
+    vars(properties)["UserProperty"] = user_property
+    (raw,), (sent,) = (on_the_wire(properties, 1, instrumented) for instrumented in (False, True))
+    assert isinstance(sent, str) == isinstance(raw, str)
+    offline_client().disconnect()
+    spans.published(1)
+
+
 def test_an_exception_of_the_hook_costs_no_message(connect: Connect, instrument, spans, topic, inbox, caplog):
     def publish_hook(*_):
         raise RuntimeError("hook")

@@ -11,7 +11,8 @@ from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Any, Protocol, cast
 
-from opentelemetry.context import Context, attach, create_key, detach, get_value, set_value
+from opentelemetry import baggage
+from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value, set_value
 from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
@@ -166,6 +167,18 @@ def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Con
     return context, None, missing_context_reason(fields)
 
 
+def _in_surroundings(carried: Context) -> Context:
+    """What a message carries, with all of the current context that it says nothing of, but for the span."""
+    current = get_current()
+    if not current:
+        return carried
+    context = set_span_in_context(get_current_span(carried), Context({**current, **carried}))
+    for name, value in baggage.get_all(current).items():
+        if baggage.get_baggage(name, carried) is None:
+            context = baggage.set_baggage(name, value, context)
+    return context
+
+
 @never_raises
 def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
     """Opens the span of one message: below its publish span, or linked to it."""
@@ -173,6 +186,7 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, link: 
     dup: bool = getattr(message, "dup", False)
     attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup)
     context, carried, found = _carried_context(telemetry, message)
+    context = _in_surroundings(context)
     running = get_current_span()
     links: list[Link] = []
     if carried is None:
@@ -323,7 +337,9 @@ def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) 
     try:
         yield
     finally:
-        if own is None:
-            del vars(client)["_easy_log"]
-        else:
-            vars(client)["_easy_log"] = own
+        # Unless the handler has put something else there.
+        if vars(client).get("_easy_log") is watch:
+            if own is None:
+                del vars(client)["_easy_log"]
+            else:
+                vars(client)["_easy_log"] = own

@@ -9,10 +9,12 @@ when a message id is used again.
 from __future__ import annotations
 
 import atexit
+import logging
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import partial
 from time import perf_counter, time_ns
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.failures import (
@@ -39,12 +41,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF  # pyright: ignore[reportUnknownVariableType] (no types)
 from paho.mqtt.reasoncodes import ReasonCode
 
+_logger = logging.getLogger(__name__)
+
 _template = Properties(PacketTypes.PUBLISH)
 _PUBLISH_PROPERTIES = frozenset(
     name.replace(" ", "")
     for name, identifier in _template.names.items()
     if PacketTypes.PUBLISH in _template.properties[identifier][1]
 )
+_PRIVATE = frozenset({"packetType", "types", "names", "properties"})
 _FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "process", "qos", "started"})
 _FIRST_FAILURE = 0x80
 _DISCARDED = "the client let go of the message before the broker acknowledged it"
@@ -83,8 +88,10 @@ class _PublishProperties(Properties):
         values["qos"] = qos
         values["process"] = endings.process()
         values["started"] = perf_counter()
-        if caller is not None:
+        if _is_pahos(caller):
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
+        elif caller is not None:
+            values["callers"] = caller
 
     def end(self, error_type: str | None = None, description: str = "", is_counted: bool = True) -> None:
         """Notes the end of the span, once, whoever comes first.
@@ -113,14 +120,20 @@ class _PublishProperties(Properties):
     def pack(self) -> bytes:
         """The bytes of the properties (MQTT 5.0, 2.2.2): what paho makes of them, without its search for others."""
         values = vars(self)
-        if not values.keys() <= _FEW:
-            return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
-        user_properties: list[tuple[str, str]] = values.get("UserProperty", [])
-        packed = b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
-        return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (nor here)
+        if values.keys() <= _FEW:
+            return _sized(_pack(values.get("UserProperty", [])))
+        if "callers" in values:
+            return _with(values.get("UserProperty", []), values["callers"].pack())
+        return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
+
+    def __getattr__(self, name: str) -> Any:
+        # What is not here may be there.
+        return getattr(self.__dict__.get("callers"), name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is the user's own and has no part in the span.
+        if "callers" in self.__dict__:
+            return copy, (self.__dict__["callers"],)
         return _plain, ({name: value for name, value in vars(self).items() if name in _PUBLISH_PROPERTIES},)
 
     def __del__(self) -> None:
@@ -147,6 +160,35 @@ def _end(
     if is_counted:
         telemetry: Telemetry = values["telemetry"]
         telemetry.metrics.published(seconds - values["started"], metric_attributes, set_span_in_context(span))
+
+
+def _is_pahos(caller: Properties | None) -> TypeGuard[Properties]:
+    """Whether properties are exactly paho's own for a PUBLISH: then a copy of their values packs to the same bytes."""
+    return (
+        type(caller) is Properties
+        and vars(caller).get("packetType") == PacketTypes.PUBLISH
+        and vars(caller).keys() - _PRIVATE <= _PUBLISH_PROPERTIES
+        and isinstance(vars(caller).get("UserProperty", []), list)
+    )
+
+
+def _pack(user_properties: list[tuple[str, str]]) -> bytes:
+    return b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
+
+
+def _sized(packed: bytes) -> bytes:
+    return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (paho has no types here)
+
+
+def _with(user_properties: list[tuple[str, str]], packed: bytes) -> bytes:
+    """Adds user properties to what something else has packed, which stays as it is if these are no properties."""
+    try:
+        length, start = cast(tuple[int, int], VariableByteIntegers.decode(packed))  # pyright: ignore[reportUnknownMemberType] (paho has no types here)
+        if user_properties and start + length == len(packed):
+            return _sized(packed[start:] + _pack(user_properties))
+    except Exception:
+        _logger.exception("a message goes out without its context")
+    return packed
 
 
 def _plain(values: dict[str, Any]) -> Properties:
@@ -178,7 +220,7 @@ def _start(
         topic, payload, qos, retain, caller = _arguments(*args, **kwargs)
     except TypeError:
         return None  # It is for paho to say what is wrong with them.
-    caller_fields: UserProperties = getattr(caller, "UserProperty", ())
+    caller_fields = _fields(caller)
     enveloped = (
         bool(telemetry.json_envelope)
         and private.protocol(client) not in (MQTTv5, None)
@@ -206,6 +248,15 @@ def _start(
     if telemetry.publish_hook is not None:
         call_hook(telemetry.publish_hook, span, topic, payload, own)
     return *_replaced(args, kwargs, 4, "properties", own), own
+
+
+def _fields(caller: Properties | None) -> UserProperties:
+    """The caller's user properties, or none where these are no pairs of strings."""
+    fields: Any = getattr(caller, "UserProperty", ())
+    try:
+        return fields if all(isinstance(name, str) and isinstance(value, str) for name, value in fields) else ()
+    except (TypeError, ValueError):
+        return ()
 
 
 def _replaced(
