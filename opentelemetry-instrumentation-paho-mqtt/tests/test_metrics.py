@@ -1,11 +1,15 @@
 """The messaging metrics."""
 
+import subprocess
+import sys
+import textwrap
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
-from opentelemetry.instrumentation.paho_mqtt import process_span
+from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor, process_span
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from paho.mqtt.enums import CallbackAPIVersion
@@ -154,3 +158,68 @@ def test_durations_have_exemplars_that_lead_to_their_spans(connect: Connect, met
         (point,) = metrics[name]
         (exemplar,) = point.exemplars
         assert (exemplar.trace_id, exemplar.span_id) == (span.context.trace_id, span.context.span_id), name
+
+
+def test_counts_go_on_when_it_is_instrumented_again(tracer_provider):
+    meters = Meters()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    for _ in range(2):
+        PahoMqttInstrumentor().instrument_client(
+            client, tracer_provider=tracer_provider, meter_provider=meters.provider
+        )
+        client.publish("topic", qos=0)
+        PahoMqttInstrumentor().uninstrument_client(client)
+    (point,) = meters.read()["messaging.client.sent.messages"]
+    assert point.value == 2
+
+
+def test_threads_that_count_at_once_lose_no_message(meters):
+    def receive() -> None:
+        for _ in range(500):
+            client._handle_on_message(mqtt.MQTTMessage(topic=b"topic"))
+
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    threads = [threading.Thread(target=receive) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        meters.read()
+    (point,) = meters.read()["messaging.client.consumed.messages"]
+    assert point.value == 4000
+
+
+def test_metrics_that_are_set_up_after_the_instrumentation_and_go_on_in_a_child():
+    program = textwrap.dedent("""
+        import os, sys
+
+        import paho.mqtt.client as mqtt
+        from opentelemetry import metrics
+        from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor, counter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+        def publish():
+            mqtt.Client(mqtt.CallbackAPIVersion.VERSION2).publish("topic")
+            data = reader.get_metrics_data()
+            if data is None:
+                return None
+            (metric,) = [m for m in data.resource_metrics[0].scope_metrics[0].metrics if m.name.endswith("messages")]
+            return metric.data.data_points[0].value
+
+        reader = InMemoryMetricReader()
+        provider = MeterProvider(metric_readers=[reader])
+        PahoMqttInstrumentor().instrument()
+        print(publish())
+        metrics.set_meter_provider(provider)
+        print(publish())
+        PahoMqttInstrumentor().uninstrument()
+        PahoMqttInstrumentor().instrument()
+        print(publish(), flush=True)
+        counter._lock.acquire()
+        if os.fork() == 0:
+            print(publish())
+            sys.exit()
+        os.wait()
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout.split(), done.stderr) == (["None", "1", "2", "3"], "")

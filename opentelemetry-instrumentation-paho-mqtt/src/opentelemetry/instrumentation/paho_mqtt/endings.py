@@ -58,7 +58,7 @@ def note_from_finalizer(ending: Callable[[], object]) -> None:
 
 def end_noted() -> None:
     """Has what this thread and finalizers have noted come about, unless the thread is inside paho."""
-    if not thread.held:
+    if (thread.noted or _of_finalizers) and not thread.held:
         _end_all(thread.noted)
         _end_all(_of_finalizers)
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 from opentelemetry import baggage
-from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value, set_value
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
@@ -26,8 +27,7 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     missing_context_reason,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
 from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
@@ -42,7 +42,8 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 
-_CURRENT_PROCESS = create_key("paho-mqtt-process")
+# Not a value of OpenTelemetry's context, which is copied for each.
+_current: ContextVar[_Process | None] = ContextVar("paho-mqtt-process", default=None)
 
 
 class Message(Protocol):
@@ -98,7 +99,9 @@ class _Process(AbstractContextManager[Span]):
 
     def __enter__(self) -> Span:
         # Made here and not kept: it refers to this object, and nothing of a message may wait for the garbage collector.
-        self._token = attach(set_value(_CURRENT_PROCESS, self, self._context))
+        self._token = attach(self._context)
+        self._outer = _current.get()
+        _current.set(self)
         self.is_open = True
         hook = self._telemetry.process_hook
         if hook is not None and self.message is not None:
@@ -109,6 +112,7 @@ class _Process(AbstractContextManager[Span]):
         self, exception_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.is_open = False
+        _current.set(self._outer)
         detach(self._token)
         if self._process != endings.process():
             return
@@ -119,11 +123,6 @@ class _Process(AbstractContextManager[Span]):
             endings.note(partial(self._end, seconds, time_ns()))
         else:
             self._end(seconds)
-
-    @never_raises
-    def count(self) -> None:
-        """Counts the message as delivered."""
-        self._telemetry.metrics.delivered(self._metric_attributes)
 
     def failed(self, error: Exception) -> None:
         """Notes an exception of the body."""
@@ -137,6 +136,19 @@ class _Process(AbstractContextManager[Span]):
         if self._missing_context:
             attributes = {**attributes, MQTT_MISSING_CONTEXT: True}
         self._telemetry.metrics.processed(seconds, attributes, self._context)
+
+
+class _Attached(AbstractContextManager[None]):
+    """Runs its body in a context."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = attach(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        detach(self._token)
 
 
 def _topic(message: Message) -> str:
@@ -182,12 +194,16 @@ def _in_surroundings(carried: Context) -> Context:
 @never_raises
 def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
     """Opens the span of one message: below its publish span, or linked to it."""
-    operation = _operation(telemetry, client, _topic(message))
+    return _open(telemetry, _operation(telemetry, client, _topic(message)), message, link)
+
+
+def _open(telemetry: Telemetry, operation: Operation, message: Message, link: bool) -> _Process:
     dup: bool = getattr(message, "dup", False)
     attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup)
     context, carried, found = _carried_context(telemetry, message)
     context = _in_surroundings(context)
-    running = get_current_span()
+    # Most handlers run in no context, and looking for its span costs more than looking for it.
+    running = get_current_span() if get_current() else INVALID_SPAN
     links: list[Link] = []
     if carried is None:
         attributes[MQTT_MISSING_CONTEXT] = True
@@ -243,10 +259,10 @@ def process_span(
         message is open already, that one; if paho is not instrumented, one that records nothing.
     """
     telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
+    if telemetry is None or not is_enabled():
         return nullcontext(INVALID_SPAN)
-    current = get_value(_CURRENT_PROCESS)
-    if isinstance(current, _Process) and current.message is message and current.is_open:
+    current = _current.get()
+    if current is not None and current.message is message and current.is_open:
         return nullcontext(current.span)
     return _start(telemetry, client, message, links or telemetry.process_links) or nullcontext(INVALID_SPAN)
 
@@ -263,7 +279,7 @@ def process_batch(messages: Sequence[Message], *, client: Client | None = None) 
         and go on. If paho is not instrumented, the span records nothing.
     """
     telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
+    if telemetry is None or not is_enabled():
         return nullcontext(INVALID_SPAN)
     return _start_batch(telemetry, client, messages) or nullcontext(INVALID_SPAN)
 
@@ -288,29 +304,35 @@ def handle_on_message(
 ) -> None:
     """Wraps ``Client._handle_on_message``, which calls every handler of one message."""
     telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
+    if telemetry is None or not is_enabled():
         return wrapped(*args, **kwargs)
     endings.end_noted()
     process = _received(telemetry, client, *args, **kwargs)
     if process is None:
         return wrapped(*args, **kwargs)
     with process:
-        if not getattr(client, "suppress_exceptions", False):
+        if not isinstance(process, _Process) or not getattr(client, "suppress_exceptions", False):
             return wrapped(*args, **kwargs)
         with _suppressed_exceptions(client, process.failed):
             return wrapped(*args, **kwargs)
 
 
 @never_raises
-def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> _Process | None:
+def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> AbstractContextManager[object] | None:
     """Counts a message, and opens its span if there is to be one."""
-    if not telemetry.process_spans:
-        telemetry.metrics.delivered(_operation(telemetry, client, _topic(message)).metric_attributes)
-        return None
-    process = _start(telemetry, client, message, telemetry.process_links)
-    if process is not None:
-        process.count()
+    if not (telemetry.has_sdk or telemetry.finds_sdk() or telemetry.process_hook):
+        return _carried_on(telemetry, message) if telemetry.process_spans else None
+    operation = _operation(telemetry, client, _topic(message))
+    process = _open(telemetry, operation, message, telemetry.process_links) if telemetry.process_spans else None
+    telemetry.metrics.delivered(operation.metric_attributes)
     return process
+
+
+def _carried_on(telemetry: Telemetry, message: Message) -> AbstractContextManager[object] | None:
+    """What a handler needs without an SDK: the context that the message carries, to pass it on."""
+    if not telemetry.json_envelope and not hasattr(message.properties, "UserProperty"):
+        return None
+    return _Attached(_in_surroundings(_carried_context(telemetry, message)[0]))
 
 
 @contextmanager

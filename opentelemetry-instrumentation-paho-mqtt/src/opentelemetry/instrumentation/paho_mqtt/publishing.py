@@ -16,6 +16,7 @@ from functools import partial
 from time import perf_counter, time_ns
 from typing import Any, TypeGuard, cast
 
+from opentelemetry.context import get_current
 from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
@@ -30,8 +31,7 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     has_trace_context,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.telemetry import ClientTable, Telemetry, assignments
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.instrumentation.paho_mqtt.telemetry import ClientTable, Telemetry, assignments, is_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.util.types import AttributeValue
@@ -157,8 +157,8 @@ def _end(
         metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
         set_error(span, error_type, description)
     span.end(nanoseconds)
-    if is_counted:
-        telemetry: Telemetry = values["telemetry"]
+    telemetry: Telemetry = values["telemetry"]
+    if is_counted and telemetry.metrics.listens():
         telemetry.metrics.published(seconds - values["started"], metric_attributes, set_span_in_context(span))
 
 
@@ -228,8 +228,6 @@ def _start(
     )
     if enveloped:
         caller_fields = json_envelope.read(payload)
-    if not telemetry.has_sdk and telemetry.finds_sdk():
-        _end_all_at_exit()
     operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
     span = telemetry.tracer.start_span(
         operation.span_name,
@@ -286,10 +284,21 @@ def _added_fields(span: Span, caller_fields: UserProperties) -> UserProperties:
     return [(name, value) for name, value in fields if name not in set_by_caller]
 
 
+@never_raises
+def _has_use(telemetry: Telemetry) -> bool:
+    """Whether there is anything to do: without an SDK, only to pass on the current context, or to call a hook."""
+    if telemetry.has_sdk or telemetry.finds_sdk():
+        if not telemetry.ends_at_exit:
+            telemetry.ends_at_exit = True
+            _end_all_at_exit()
+        return True
+    return bool(get_current()) or telemetry.publish_hook is not None
+
+
 def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.publish``."""
     telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
+    if telemetry is None or not is_enabled() or not _has_use(telemetry):
         return wrapped(*args, **kwargs)
     started = _start(telemetry, client, args, kwargs)
     if started is None:
@@ -402,7 +411,7 @@ def _reason(packet_type: int, reason_code: int) -> str | None:
 def disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.disconnect``: without a connection, paho reports no end of one."""
     result = wrapped(*args, **kwargs)
-    if is_instrumentation_enabled():
+    if is_enabled():
         _disconnected(client)
         endings.end_noted()
     return result

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 from weakref import ref
 
+from opentelemetry.context import get_current
 from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions
 from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
+from opentelemetry.instrumentation.paho_mqtt.sdk import is_sdk
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
-from opentelemetry.metrics import MeterProvider, get_meter, get_meter_provider
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import Span, Tracer, TracerProvider, get_tracer, get_tracer_provider
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.properties import Properties
@@ -25,8 +28,6 @@ _T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
-# Where the API has the providers that do nothing, or nothing yet.
-_API = ("opentelemetry.trace", "opentelemetry.metrics")
 _SCOPE = "opentelemetry.instrumentation.paho_mqtt"
 
 
@@ -55,8 +56,9 @@ class Telemetry:
     process_spans: bool
     process_links: bool
     json_envelope: TopicFilters
-    providers: tuple[TracerProvider | None, MeterProvider | None]
+    tracer_provider: TracerProvider | None
     has_sdk: bool = False
+    ends_at_exit: bool = False
 
     @classmethod
     def create(cls, **options: Unpack[Options]) -> Telemetry:
@@ -73,21 +75,19 @@ class Telemetry:
         process_spans = options.get("process_spans")
         return cls(
             tracer=get_tracer(_SCOPE, __version__, tracer_provider, schema_url),
-            metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, schema_url)),
+            metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, schema_url), meter_provider),
             conventions=conventions,
             publish_hook=options.get("publish_hook"),
             process_hook=options.get("process_hook"),
             process_spans=process_spans is None or process_spans,
             process_links=bool(options.get("process_links")),
             json_envelope=TopicFilters(options.get("json_envelope") or ()),
-            providers=(tracer_provider, meter_provider),
+            tracer_provider=tracer_provider,
         )
 
     def finds_sdk(self) -> bool:
         """Looks for an SDK, which may be set up at any time; ``has_sdk`` is what was found so far."""
-        providers = zip(self.providers, (get_tracer_provider, get_meter_provider), strict=True)
-        found = [given or get_global() for given, get_global in providers]
-        self.has_sdk = not all(type(provider).__module__.startswith(_API) for provider in found)
+        self.has_sdk = is_sdk(self.tracer_provider or get_tracer_provider()) or self.metrics.listens()
         return self.has_sdk
 
 
@@ -159,3 +159,8 @@ class Assignments:
 
 
 assignments = Assignments()
+
+
+def is_enabled() -> bool:
+    """Whether instrumentation is not suppressed. It is the context that says so, which is mostly empty."""
+    return not get_current() or is_instrumentation_enabled()
