@@ -279,7 +279,7 @@ def allocations_per_message(side: str, variant: str, port: int) -> float:
 
 
 def compare(side: str, port: int) -> tuple[Table, dict[str, float], float]:
-    """All variants on one side; also the rate of each ÷ that of raw paho, and the CPU time of by hand ÷ with metrics."""
+    """All variants on one side; the rate of each ÷ that of raw paho; the CPU time of by hand ÷ that of with metrics."""
     runs = {variant: partial(run, side, variant, port, MESSAGES) for variant in VARIANTS}
     found = alternating(runs, ROUNDS)
     rates = {variant: [MESSAGES / seconds for seconds, _ in outcomes] for variant, outcomes in found.items()}

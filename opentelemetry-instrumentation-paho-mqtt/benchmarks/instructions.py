@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """What a message costs in bytecode instructions: a count, so it is the same on a busy machine as on an idle one.
 
 Counted is what Python executes to publish a message and handle its acknowledgement, and to handle one that arrives.

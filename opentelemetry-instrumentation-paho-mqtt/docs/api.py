@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Writes API.md from the docstrings; with ``--check`` only says whether it is current."""
 
 import argparse

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """A message does not become much dearer unnoticed. Counted are instructions, so a busy machine does not matter."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """The README's programs run, and the API documentation is what the docstrings say."""
 
 import re

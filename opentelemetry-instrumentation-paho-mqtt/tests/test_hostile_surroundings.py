@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """The instrumentation holds up no program: garbage collections, forks, blocked callbacks, slow processors."""
 
 import gc
@@ -80,6 +82,14 @@ def test_a_collection_inside_the_locks_of_the_metrics(instrument, spans, monkeyp
     assert spans.started - len(spans.ended) == 2
     offline_client().publish("topic")
     spans.published(4)
+
+
+@pytest.mark.usefixtures("no_collection_by_itself", "instrumented")
+def test_a_discarded_client_s_span_ends_in_the_loop_of_any_other(connect: Connect, spans):
+    connect()
+    discarded_client()
+    gc.collect()
+    assert spans.published(1)[0].attributes["error.type"] == "discarded"
 
 
 @pytest.mark.usefixtures("no_collection_by_itself")

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Instrumenting and uninstrumenting: all clients, one client, and everything that is built on paho's."""
 
 import asyncio
@@ -273,13 +275,12 @@ def test_aiomqtt(broker, instrument, spans, tracer_provider, topic):
         async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
             await client.subscribe(topic, 1)
             await asyncio.gather(*(client.publish(topic, str(number), qos=1) for number in range(10)))
-            async with asyncio.TaskGroup() as handlers:
-                received = 0
-                async for message in client.messages:
-                    handlers.create_task(handle(client, message))
-                    received += 1
-                    if received == 10:
-                        break
+            handlers: list[asyncio.Task[None]] = []
+            async for message in client.messages:
+                handlers.append(asyncio.create_task(handle(client, message)))
+                if len(handlers) == 10:
+                    break
+            await asyncio.gather(*handlers)
 
     async def handle(client: aiomqtt.Client, message: aiomqtt.Message) -> None:
         with (

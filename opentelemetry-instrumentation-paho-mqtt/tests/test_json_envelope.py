@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Trace context in JSON payloads: asked for by topic filter, for MQTT 3.1.1."""
 
 import json

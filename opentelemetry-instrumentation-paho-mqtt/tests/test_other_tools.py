@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Other tools wrap paho's methods as well, before us or after us: nobody loses a wrapper, or what it is called with."""
 
 from collections.abc import Callable

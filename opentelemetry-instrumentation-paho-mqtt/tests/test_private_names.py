@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """A private name of paho-mqtt that is missing costs what needs it, and one warning."""
 
 import re

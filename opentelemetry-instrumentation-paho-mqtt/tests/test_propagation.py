@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Trace context in user properties: the three functions that are the library's core."""
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Telemetry that fails: paho and the message go on as if there were none."""
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Every publish span ends, and ends once, whatever happens to the connection, the client or the instrumentation."""
 
 import copy

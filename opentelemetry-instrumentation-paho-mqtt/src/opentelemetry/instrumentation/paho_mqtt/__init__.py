@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Instrument `paho-mqtt`_ to trace MQTT messages from their publisher to their subscribers.
 
@@ -69,13 +70,14 @@ import logging
 import os
 import threading
 from collections.abc import Collection
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.paho_mqtt import private, processing, publishing
+from opentelemetry.instrumentation.paho_mqtt.batch import message_links, process_batch
 from opentelemetry.instrumentation.paho_mqtt.binary_format import bytes_to_span_context, span_context_to_bytes
 from opentelemetry.instrumentation.paho_mqtt.package import _instruments  # pyright: ignore[reportPrivateUsage] (the name by convention)
-from opentelemetry.instrumentation.paho_mqtt.processing import Message, message_links, process_batch, process_span
+from opentelemetry.instrumentation.paho_mqtt.processing import Message, process_span
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     context_to_user_properties,
     has_trace_context,
@@ -91,6 +93,9 @@ from opentelemetry.instrumentation.paho_mqtt.telemetry import (
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.paho_mqtt.wrapping import WrappedMethod
 from paho.mqtt.client import Client, MQTTMessageInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it from Python 3.11 on
 
 __all__ = [
     "Message",
@@ -127,6 +132,7 @@ _METHODS = (
     WrappedMethod(Client, "_handle_pubrel", publishing.inside_paho, _UNDER_LOCKS),
     WrappedMethod(Client, "_handle_connack", publishing.inside_paho, _UNDER_LOCKS),
     WrappedMethod(Client, "disconnect", publishing.disconnect),
+    WrappedMethod(Client, "loop_misc", publishing.loop_misc),
     WrappedMethod(
         Client,
         "_do_on_disconnect",

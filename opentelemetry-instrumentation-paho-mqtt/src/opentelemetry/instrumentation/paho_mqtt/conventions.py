@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Names of spans and attributes, by the OpenTelemetry `messaging conventions`_.
 
@@ -28,9 +29,11 @@ from opentelemetry.semconv._incubating.attributes.messaging_attributes import ( 
     MESSAGING_SYSTEM,
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
-from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client
+
+# Not from opentelemetry-semantic-conventions, where each edition is in the releases since: an older one will do.
+_SCHEMAS = "https://opentelemetry.io/schemas/"
 
 MQTT_QOS = "mqtt.qos"
 MQTT_RETAIN = "mqtt.retain"
@@ -63,8 +66,8 @@ class Conventions:
         choices = {choice.strip() for choice in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")}
         filters = TopicFilters(templates)
         if choices & {"messaging", "messaging/dup"}:
-            return cls(Schemas.V1_44_0.value, "send", "process", False, filters)
-        return cls(Schemas.V1_27_0.value, "publish", "process", True, filters)
+            return cls(_SCHEMAS + "1.44.0", "send", "process", False, filters)
+        return cls(_SCHEMAS + "1.27.0", "publish", "process", True, filters)
 
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
         """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of the two above."""

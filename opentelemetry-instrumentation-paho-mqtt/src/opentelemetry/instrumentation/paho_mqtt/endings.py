@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Where spans end: only where the thread holds none of paho's locks, for an SDK's processor may take its time.
 

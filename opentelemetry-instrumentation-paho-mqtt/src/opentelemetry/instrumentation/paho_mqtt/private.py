@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """What is private in paho-mqtt, in one place. A version without one of these names loses what needs it, and no more."""
 

@@ -1,10 +1,11 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """The process span: around the handling of one received message, or of a batch of them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
+from opentelemetry.instrumentation.paho_mqtt import endings, private
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
@@ -28,7 +29,6 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     user_properties_to_context,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -169,8 +169,9 @@ def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Con
     carried = get_current_span(context).get_span_context()
     if carried.is_valid:
         return context, carried, "user_properties"
-    if telemetry is not None and telemetry.json_envelope.match(_topic(message)) is not None:
-        in_payload = json_envelope.read(message.payload)
+    envelope = telemetry.json_envelope if telemetry is not None else None
+    if envelope is not None and envelope.match(_topic(message)) is not None:
+        in_payload = envelope.read(message.payload)
         if in_payload:
             fields, context = in_payload, user_properties_to_context(in_payload)
             carried = get_current_span(context).get_span_context()
@@ -226,20 +227,6 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, link: bo
     return _Process(telemetry, span, context, operation.metric_attributes, message, carried is None)
 
 
-@never_raises
-def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence[Message]) -> _Process:
-    """Opens the span of a batch: below what runs, linked to the publish span of each message."""
-    topics = {_topic(message) for message in messages}
-    operation = _operation(telemetry, client, topics.pop() if len(topics) == 1 else "")
-    span = telemetry.tracer.start_span(
-        operation.span_name,
-        kind=SpanKind.CONSUMER,
-        attributes={**operation.span_attributes, MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
-        links=message_links(messages, client=client),
-    )
-    return _Process(telemetry, span, set_span_in_context(span), operation.metric_attributes, None)
-
-
 def process_span(
     message: Message, *, client: Client | None = None, links: bool = False
 ) -> AbstractContextManager[Span]:
@@ -265,38 +252,6 @@ def process_span(
     if current is not None and current.message is message and current.is_open:
         return nullcontext(current.span)
     return _start(telemetry, client, message, links or telemetry.process_links) or nullcontext(INVALID_SPAN)
-
-
-def process_batch(messages: Sequence[Message], *, client: Client | None = None) -> AbstractContextManager[Span]:
-    """Runs one unit of work over several messages in one process span, linked to the publish span of each.
-
-    Args:
-        messages: Messages as received from paho, or from a library built on it.
-        client: The client that received them: the span tells where that is connected, and has its options.
-
-    Returns:
-        A context manager whose value is the span, a child of the current span if there is one. Exceptions are recorded
-        and go on. If paho is not instrumented, the span records nothing.
-    """
-    telemetry = assignments.of(client)
-    if telemetry is None or not is_enabled():
-        return nullcontext(INVALID_SPAN)
-    return _start_batch(telemetry, client, messages) or nullcontext(INVALID_SPAN)
-
-
-def message_links(messages: Sequence[Message], *, client: Client | None = None) -> list[Link]:
-    """Makes the span links of a unit of work over several messages.
-
-    Args:
-        messages: Messages as received from paho, or from a library built on it.
-        client: The client that received them: its options apply.
-
-    Returns:
-        One link for each message that carries a usable context.
-    """
-    telemetry = assignments.of(client)
-    carried = [_carried_context(telemetry, message)[1] for message in messages]
-    return [Link(span_context) for span_context in carried if span_context is not None]
 
 
 def handle_on_message(
@@ -336,7 +291,7 @@ def _carried_on(telemetry: Telemetry, message: Message) -> AbstractContextManage
 
 
 @contextmanager
-def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) -> Generator[None]:
+def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) -> Generator[None, None, None]:
     """Calls ``failed`` for each exception of a handler that paho logs instead of letting it go on.
 
     Its log call is the only place where they can be seen; it is watched for as long as the handlers run.

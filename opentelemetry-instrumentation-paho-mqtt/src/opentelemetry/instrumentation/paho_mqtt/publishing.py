@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """The publish span: opened before the publish, closed by the broker's acknowledgement.
 
@@ -17,7 +18,7 @@ from time import perf_counter, time_ns
 from typing import Any, TypeGuard, cast
 
 from opentelemetry.context import get_current
-from opentelemetry.instrumentation.paho_mqtt import endings, json_envelope, private
+from opentelemetry.instrumentation.paho_mqtt import endings, private
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
     error_type,
@@ -221,13 +222,11 @@ def _start(
     except TypeError:
         return None  # It is for paho to say what is wrong with them.
     caller_fields = _fields(caller)
-    enveloped = (
-        bool(telemetry.json_envelope)
-        and private.protocol(client) not in (MQTTv5, None)
-        and telemetry.json_envelope.match(topic) is not None
-    )
-    if enveloped:
-        caller_fields = json_envelope.read(payload)
+    envelope = telemetry.json_envelope
+    if envelope is not None and (private.protocol(client) in (MQTTv5, None) or envelope.match(topic) is None):
+        envelope = None
+    if envelope is not None:
+        caller_fields = envelope.read(payload)
     operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
     span = telemetry.tracer.start_span(
         operation.span_name,
@@ -239,8 +238,8 @@ def _start(
     if client not in _publishing_clients:
         _publishing_clients[client] = None
     fields = _added_fields(span, caller_fields)
-    if enveloped:
-        args, kwargs = _replaced(args, kwargs, 1, "payload", json_envelope.write(payload, fields))
+    if envelope is not None:
+        args, kwargs = _replaced(args, kwargs, 1, "payload", envelope.write(payload, fields))
     elif fields:
         own.user_properties.extend(fields)
     if telemetry.publish_hook is not None:
@@ -371,6 +370,13 @@ def inside_paho(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ..
     finally:
         endings.thread.held -= 1
         endings.end_noted()
+
+
+def loop_misc(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wraps ``Client.loop_misc``, which is in each pass of a loop: there, what finalizers noted comes about."""
+    if is_enabled():
+        endings.end_noted()
+    return wrapped(*args, **kwargs)
 
 
 def wait_for_publish(

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Whether there is an SDK. It may be set up at any time, also after the instrumentation."""
 

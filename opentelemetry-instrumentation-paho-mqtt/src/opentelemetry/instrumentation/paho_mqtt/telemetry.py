@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """What the wrappers around paho work with: the tracer, the metrics and the options, for all clients or for one."""
 
@@ -6,20 +7,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 from weakref import ref
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions
+from opentelemetry.instrumentation.paho_mqtt.json_envelope import JsonEnvelope
 from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
 from opentelemetry.instrumentation.paho_mqtt.sdk import is_sdk
-from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import Span, Tracer, TracerProvider, get_tracer, get_tracer_provider
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.properties import Properties
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it from Python 3.11 on
 
 PublishHook = Callable[[Span, str, Any, Properties], None]
 ProcessHook = Callable[[Span, MQTTMessage], None]
@@ -55,7 +59,7 @@ class Telemetry:
     process_hook: ProcessHook | None
     process_spans: bool
     process_links: bool
-    json_envelope: TopicFilters
+    json_envelope: JsonEnvelope | None
     tracer_provider: TracerProvider | None
     has_sdk: bool = False
     ends_at_exit: bool = False
@@ -72,7 +76,7 @@ class Telemetry:
         conventions = Conventions.from_environment(options.get("destination_templates") or ())
         schema_url = conventions.schema_url
         tracer_provider, meter_provider = options.get("tracer_provider"), options.get("meter_provider")
-        process_spans = options.get("process_spans")
+        process_spans, json_envelope = options.get("process_spans"), options.get("json_envelope")
         return cls(
             tracer=get_tracer(_SCOPE, __version__, tracer_provider, schema_url),
             metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, schema_url), meter_provider),
@@ -81,7 +85,7 @@ class Telemetry:
             process_hook=options.get("process_hook"),
             process_spans=process_spans is None or process_spans,
             process_links=bool(options.get("process_links")),
-            json_envelope=TopicFilters(options.get("json_envelope") or ()),
+            json_envelope=JsonEnvelope(json_envelope) if json_envelope else None,
             tracer_provider=tracer_provider,
         )
 

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Topics and the filters that match them (MQTT 5.0, 4.7)."""
 

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Methods of paho's that are wrapped, also beside other tools that wrap them."""
 
