@@ -162,8 +162,9 @@ def test_without_an_sdk_the_context_of_the_caller_is_passed_on(sdkless: Sdkless)
     assert sdkless.published() == []
     remote = user_properties_to_context([("traceparent", TRACEPARENT), ("baggage", "tenant=blue")])
     token = attach(remote)
-    assert sdkless.published() == [("traceparent", TRACEPARENT), ("baggage", "tenant=blue")]
+    published = sdkless.published()
     detach(token)
+    assert published == [("traceparent", TRACEPARENT), ("baggage", "tenant=blue")]
 
 
 @pytest.mark.parametrize("process_spans", [True, False])

@@ -26,6 +26,7 @@ from opentelemetry.instrumentation.paho_mqtt.failures import call_hook, error_ty
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     UserProperties,
     missing_context_reason,
+    passed_on,
     user_properties_to_context,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
@@ -224,6 +225,7 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, link: bo
         attributes=attributes,
         links=links,
     )
+    span = passed_on(span, context)
     return _Process(telemetry, span, context, operation.metric_attributes, message, carried is None)
 
 

@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.propagate import extract, inject
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import NonRecordingSpan, Span, get_current_span
 
 _logger = logging.getLogger(__name__)
 
@@ -79,6 +79,18 @@ def user_properties_to_context(user_property: UserProperties | None) -> Context:
     except Exception:
         _logger.exception("the propagator failed; the message counts as one without a context")
         return Context()
+
+
+def passed_on(span: Span, context: Context | None = None) -> Span:
+    """Without an SDK, a span that passes on the context of its parent, as tracers of newer releases of the API do.
+
+    Args:
+        span: What the tracer has started.
+        context: Where its parent is; the current one if None.
+    """
+    if span.get_span_context().is_valid:
+        return span
+    return NonRecordingSpan(get_current_span(context).get_span_context())
 
 
 def has_trace_context(user_property: UserProperties | None) -> bool:

@@ -30,6 +30,7 @@ from opentelemetry.instrumentation.paho_mqtt.propagation import (
     UserProperties,
     context_to_user_properties,
     has_trace_context,
+    passed_on,
     user_properties_to_context,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import ClientTable, Telemetry, assignments, is_enabled
@@ -234,6 +235,7 @@ def _start(
         attributes=operation.message_attributes(payload, qos, retain),
         links=_links(caller_fields),
     )
+    span = passed_on(span)
     own = _PublishProperties(caller, telemetry, span, operation.metric_attributes, qos)
     if client not in _publishing_clients:
         _publishing_clients[client] = None
