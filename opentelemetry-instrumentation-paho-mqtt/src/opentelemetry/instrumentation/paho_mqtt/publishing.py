@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from time import perf_counter, time_ns
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.paho_mqtt import endings, private
@@ -90,10 +90,8 @@ class _PublishProperties(Properties):
         values["qos"] = qos
         values["process"] = endings.process()
         values["started"] = perf_counter()
-        if _is_pahos(caller):
+        if caller is not None:
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
-        elif caller is not None:
-            values["callers"] = caller
 
     def end(self, error_type: str | None = None, description: str = "", is_counted: bool = True) -> None:
         """Notes the end of the span, once, whoever comes first.
@@ -124,23 +122,33 @@ class _PublishProperties(Properties):
         values = vars(self)
         if values.keys() <= _FEW:
             return _sized(_pack(values.get("UserProperty", [])))
-        if "callers" in values:
-            return _with(values.get("UserProperty", []), values["callers"].pack())
         return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
-
-    def __getattr__(self, name: str) -> Any:
-        # What is not here may be there.
-        return getattr(self.__dict__.get("callers"), name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is the user's own and has no part in the span.
-        if "callers" in self.__dict__:
-            return copy, (self.__dict__["callers"],)
         return _plain, ({name: value for name, value in vars(self).items() if name in _PUBLISH_PROPERTIES},)
 
     def __del__(self) -> None:
         # paho let go of the message: acknowledged while not instrumented, or discarded.
         self._end(endings.note_from_finalizer, "discarded", _DISCARDED, True)
+
+
+class _OthersProperties(_PublishProperties):
+    """The properties of one message where the caller's are not exactly paho's own: what those pack, and the context."""
+
+    def __init__(self, caller: Any, *others: Any) -> None:
+        super().__init__(None, *others)
+        self.__dict__["caller"] = caller
+
+    def pack(self) -> bytes:
+        """What the caller's are packed to, with the user properties of this object."""
+        return _with(self.__dict__.get("UserProperty", []), self.__dict__["caller"].pack())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["caller"], name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copy, (self.__dict__["caller"],)
 
 
 @never_raises
@@ -164,7 +172,7 @@ def _end(
         telemetry.metrics.published(seconds - values["started"], metric_attributes, set_span_in_context(span))
 
 
-def _is_pahos(caller: Properties | None) -> TypeGuard[Properties]:
+def _are_pahos(caller: Properties) -> bool:
     """Whether properties are exactly paho's own for a PUBLISH: then a copy of their values packs to the same bytes."""
     return (
         type(caller) is Properties
@@ -236,7 +244,8 @@ def _start(
         links=_links(caller_fields),
     )
     span = passed_on(span)
-    own = _PublishProperties(caller, telemetry, span, operation.metric_attributes, qos)
+    kind = _PublishProperties if caller is None or _are_pahos(caller) else _OthersProperties
+    own = kind(caller, telemetry, span, operation.metric_attributes, qos)
     if client not in _publishing_clients:
         _publishing_clients[client] = None
     fields = _added_fields(span, caller_fields)
