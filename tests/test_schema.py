@@ -27,8 +27,8 @@ REGISTRY = Registry(SCHEMA)
 
 # In the schema, and not in this run.
 NOT_HERE: dict[tuple[str, str], str] = {
-    ("producer span", "mqtt.retain"): "the producer publishes no retained readings",
-    ("consumer span", "mqtt.retain"): "a shared subscription brings no retained messages (MQTT 5.0, 4.8.2)",
+    ("producer span", "messaging.mqtt.retain"): "the producer publishes no retained readings",
+    ("consumer span", "messaging.mqtt.retain"): "a shared subscription brings no retained messages (MQTT 5.0, 4.8.2)",
     ("metric messaging.process.duration", "error.type"): "the consumer handles all errors itself",
     **{
         (what, "error.type"): "echo fails at nothing"
@@ -151,7 +151,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
     def enveloped() -> bool:
         payload = json.dumps(reading(device_id="foreign", traceparent=traceparent))
         publish("sensors/enveloped/reading", payload, "-V", "mqttv311")
-        return has("mqtt.context_source", "value", "json_payload")
+        return has("messaging.mqtt.context_source", "value", "json_payload")
 
     eventually(enveloped)
 
@@ -165,7 +165,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
         publish(f"sensors/foreign-{number}/reading", json.dumps(reading(device_id="foreign")))
     stack.start_part("echo")
     stack.start_part("consumer")
-    eventually(lambda: has("consumer span", "mqtt.dup", "boolean"))
+    eventually(lambda: has("consumer span", "messaging.mqtt.dup", "boolean"))
 
     stack.stop_part("mosquitto")
     eventually(lambda: "dropping readings" in log_of("producer"))
@@ -259,12 +259,12 @@ def test_metrics_of_the_conventions_have_their_instruments_and_units() -> None:
     ("file", "old", "new", "problem"),
     [
         ("spans.yaml", "span_kind: producer", "span_kind: sender", "Input should be 'client', 'server'"),
-        ("spans.yaml", "ref: mqtt.qos", "ref: mqtt.quality", "nobody defines {'mqtt.quality'}"),
-        ("spans.yaml", "ref: mqtt.dup", "ref: mqtt.qos", "nothing has {'mqtt.dup'}"),
+        ("spans.yaml", "ref: messaging.mqtt.qos", "ref: mqtt.quality", "nobody defines {'mqtt.quality'}"),
+        ("spans.yaml", "ref: messaging.mqtt.dup", "ref: messaging.mqtt.qos", "nothing has {'messaging.mqtt.dup'}"),
         ("metrics.yaml", "instrument: gauge", "instrument: meter", "Input should be 'counter', 'gauge'"),
         ("metrics.yaml", "unit: s", "units: s", "Extra inputs are not permitted"),
-        ("attributes.yaml", "id: mqtt.qos", "id: messaging.message.id", "the conventions define"),
-        ("attributes.yaml", "id: mqtt.dup", "id: mqtt.qos", "an id is there twice"),
+        ("attributes.yaml", "id: messaging.mqtt.qos", "id: messaging.message.id", "the conventions define"),
+        ("attributes.yaml", "id: messaging.mqtt.dup", "id: messaging.mqtt.qos", "an id is there twice"),
         ("attributes.yaml", "examples: [0, 1, 2]", "examples: [zero]", "an example is no int"),
         ("attributes.yaml", "examples: [sensor-001]", "examples: []", "a string needs examples"),
     ],

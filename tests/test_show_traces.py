@@ -62,7 +62,7 @@ def test_trace_shows_why_a_reading_failed(stack: Stack) -> None:
     stack.spans_of("messaging.message.id", "broken-by-test", count=3, since=0)
     done = stack.run("trace", "broken-by-test")
     assert "error 422: echo answered 422" in done.stdout
-    assert "mqtt.dead_letter=dead-letter/sensors/broken-001/reading" in done.stdout
+    assert "messaging.mqtt.dead_letter=dead-letter/sensors/broken-001/reading" in done.stdout
     assert in_80_columns(done.stdout)
 
 

@@ -122,7 +122,7 @@ def test_one_client(tracer_provider, spans):
     other.publish("other")
     PahoMqttInstrumentor().uninstrument_client(one)
     one.publish("one again")
-    assert [span.name for span in spans.published(1)] == ["publish one"]
+    assert [span.attributes["messaging.destination.name"] for span in spans.published(1)] == ["one"]
     assert wrapped_methods() == []
 
 
@@ -132,7 +132,7 @@ def test_one_client_less(instrument, spans):
     PahoMqttInstrumentor().uninstrument_client(one)
     one.publish("one")
     other.publish("other")
-    assert [span.name for span in spans.published(1)] == ["publish other"]
+    assert [span.attributes["messaging.destination.name"] for span in spans.published(1)] == ["other"]
     PahoMqttInstrumentor().uninstrument()
     assert wrapped_methods() == []
 
@@ -296,7 +296,7 @@ def test_aiomqtt(broker, instrument, spans, tracer_provider, topic):
     assert {span.parent.span_id for span in processed.values()} == published.keys()
     work = spans.of_kind(SpanKind.INTERNAL)
     assert {span.parent.span_id for span in work} == processed.keys()
-    assert {span.name for span in processed.values()} == {f"process {topic}"}
+    assert {span.name for span in processed.values()} == {"process"}
     assert {span.attributes["server.port"] for span in processed.values()} == {broker.port}
 
 
@@ -345,7 +345,7 @@ def test_zero_code(broker, topic, tmp_path):
         check=True,
     )
     spans = {span["kind"]: span for span in json_documents(done.stdout)}
-    assert spans["SpanKind.PRODUCER"]["name"] == f"publish {topic}"
+    assert spans["SpanKind.PRODUCER"]["name"] == "publish"
     assert spans["SpanKind.CONSUMER"]["parent_id"] == spans["SpanKind.PRODUCER"]["context"]["span_id"]
 
 

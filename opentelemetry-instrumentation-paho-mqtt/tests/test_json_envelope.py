@@ -108,7 +108,7 @@ def test_a_trace_over_mqtt_3(connect: Connect, instrument, spans, topic, inbox, 
     (process,) = spans.processed()
     (published,) = spans.published()
     assert process.parent.span_id == published.context.span_id
-    assert process.attributes["mqtt.context_source"] == "json_payload"
+    assert process.attributes["messaging.mqtt.context_source"] == "json_payload"
     assert published.attributes["messaging.message.body.size"] == 23
     assert [link.context.span_id for link in message_links([message])] == [published.context.span_id]
 
@@ -134,7 +134,7 @@ def test_a_publisher_of_mqtt_5_needs_no_envelope(connect: Connect, instrument, s
     instrument(json_envelope=["tests/#"])
     connect(topic, on_message=inbox).publish(topic, "{}", qos=1)
     assert inbox.wait_for()[0].payload == b"{}"
-    assert spans.processed()[0].attributes["mqtt.context_source"] == "user_properties"
+    assert spans.processed()[0].attributes["messaging.mqtt.context_source"] == "user_properties"
 
 
 def test_a_context_that_the_caller_put_into_the_payload_is_linked_to(connect: Connect, instrument, spans, topic, inbox):

@@ -46,7 +46,7 @@ def attributes(broker, operation: str, **others: Any) -> dict[str, Any]:
     return {
         "messaging.system": "mqtt",
         "messaging.operation.name": operation,
-        "messaging.operation.type": operation,
+        "messaging.operation.type": {"publish": "send"}.get(operation, operation),
         "messaging.destination.template": "tests/#",
         "server.address": "127.0.0.1",
         "server.port": broker.port,

@@ -10,6 +10,7 @@ from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.trace import Span
 from paho.mqtt.client import MQTTMessage
+from paho.mqtt.properties import Properties
 
 from consumer.consumer import Consumer
 from consumer.measurements import Measurements
@@ -23,6 +24,11 @@ def set_message_id(span: Span, message: MQTTMessage) -> None:
     """Process hook: names the reading on its span."""
     if identifier := message_id(bytes(message.payload)):
         span.set_attribute("messaging.message.id", identifier)
+
+
+def set_operation_type(span: Span, topic: str, payload: bytes, properties: Properties) -> None:
+    """Publish hook, of dead letters: the type of the operation as the guide names it."""
+    span.set_attribute("messaging.operation.type", "publish")
 
 
 def main() -> int:
@@ -40,7 +46,11 @@ def main() -> int:
     setup_telemetry("consumer")
     # No span around the hand-over: processing.py opens it where the work is.
     PahoMqttInstrumentor().instrument(
-        process_hook=set_message_id, process_spans=False, json_envelope=settings.json_envelope(settings.topic_filter)
+        publish_hook=set_operation_type,
+        process_hook=set_message_id,
+        process_spans=False,
+        topics_in_span_names=True,
+        json_envelope=settings.json_envelope(settings.topic_filter),
     )
     RequestsInstrumentor().instrument()
     measurements = Measurements(settings.silent_seconds)

@@ -104,7 +104,7 @@ class Processor:
         if not self._dead_letters.put(message, str(error)):
             return False
         self._measurements.dead_lettered(_error_type(error))
-        span.set_attribute("mqtt.dead_letter", topic_of(message))
+        span.set_attribute("messaging.mqtt.dead_letter", topic_of(message))
         identifier = message_id(bytes(message.payload))
         log.warning("moved reading %s to %s: %s", identifier, topic_of(message), error)
         return True

@@ -11,7 +11,13 @@ from stack.trace import Span, children, roots
 LONGEST_NAME = 120
 LONGEST_MESSAGE = 200
 MOST_LINKS = 5
-NOTABLE = ("mqtt.missing_context", "mqtt.missing_context_reason", "mqtt.dead_letter", "mqtt.retain", "mqtt.dup")
+NOTABLE = (
+    "mqtt.missing_context",
+    "mqtt.missing_context_reason",
+    "messaging.mqtt.dead_letter",
+    "messaging.mqtt.retain",
+    "messaging.mqtt.dup",
+)
 
 
 def tree(spans: list[Span]) -> Tree:

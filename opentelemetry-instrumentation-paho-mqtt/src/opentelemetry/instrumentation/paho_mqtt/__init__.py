@@ -179,6 +179,9 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         Whether process spans are linked to the publish spans instead of being their children; False if not given.
     destination_templates
         MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``.
+    topics_in_span_names
+        Whether span names hold the whole topic; False if not given, as topics often hold the id of a device. Then they
+        hold the template of the topic, or the operation alone.
     json_envelope
         MQTT topic filters. JSON objects on topics that match carry the trace context in the payload where there are no
         user properties: written by clients of MQTT 3.1.1, read by all. None if not given.

@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of spans and attributes, by the OpenTelemetry `messaging conventions`_.
 
-``messaging.system`` has no value for MQTT there; ``mqtt`` is what every MQTT implementation uses. The ``mqtt.*``
-attributes are this package's own.
+``messaging.system`` has no value for MQTT there; ``mqtt`` is what every MQTT implementation uses. Attributes below
+``messaging.mqtt`` are this package's own, and so is ``mqtt.missing_context``, which keeps the name that users look for.
 
 .. _messaging conventions: https://opentelemetry.io/docs/specs/semconv/messaging/
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,18 +26,26 @@ from opentelemetry.semconv._incubating.attributes.messaging_attributes import ( 
     MESSAGING_OPERATION_NAME,
     MESSAGING_OPERATION_TYPE,
     MESSAGING_SYSTEM,
+    MessagingOperationTypeValues,
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client
 
 # Not from opentelemetry-semantic-conventions, where each edition is in the releases since: an older one will do.
-_SCHEMAS = "https://opentelemetry.io/schemas/"
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
-MQTT_QOS = "mqtt.qos"
-MQTT_RETAIN = "mqtt.retain"
-MQTT_DUP = "mqtt.dup"
-MQTT_CONTEXT_SOURCE = "mqtt.context_source"
+PUBLISH = "publish"
+PROCESS = "process"
+_OPERATION_TYPES = {
+    PUBLISH: MessagingOperationTypeValues.SEND.value,
+    PROCESS: MessagingOperationTypeValues.PROCESS.value,
+}
+
+MQTT_QOS = "messaging.mqtt.qos"
+MQTT_RETAIN = "messaging.mqtt.retain"
+MQTT_DUP = "messaging.mqtt.dup"
+MQTT_CONTEXT_SOURCE = "messaging.mqtt.context_source"
 MQTT_MISSING_CONTEXT = "mqtt.missing_context"
 MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 
@@ -47,30 +54,14 @@ Attributes = dict[str, AttributeValue]
 
 @dataclass(frozen=True, eq=False)
 class Conventions:
-    """One edition of the conventions, and the user's templates of topics."""
+    """The conventions, and what the user decides within them."""
 
-    schema_url: str
-    publish: str
-    process: str
+    templates: TopicFilters
     # Topics often hold a device's id: then only a template keeps the number of span names low.
     topics_in_span_names: bool
-    templates: TopicFilters
-
-    @classmethod
-    def from_environment(cls, templates: Iterable[str]) -> Conventions:
-        """The edition that ``OTEL_SEMCONV_STABILITY_OPT_IN`` asks for.
-
-        Args:
-            templates: MQTT topic filters; the first that matches a topic is its ``messaging.destination.template``.
-        """
-        choices = {choice.strip() for choice in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")}
-        filters = TopicFilters(templates)
-        if choices & {"messaging", "messaging/dup"}:
-            return cls(_SCHEMAS + "1.44.0", "send", "process", False, filters)
-        return cls(_SCHEMAS + "1.27.0", "publish", "process", True, filters)
 
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
-        """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of the two above."""
+        """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of those above."""
         if client is None:
             return _operation(self, name, topic, "", None, b"")
         return _operation(self, name, topic, *private.server(client), private.client_id(client))
@@ -118,7 +109,7 @@ def _operation(
     attributes: Attributes = {
         MESSAGING_SYSTEM: "mqtt",
         MESSAGING_OPERATION_NAME: name,
-        MESSAGING_OPERATION_TYPE: name,
+        MESSAGING_OPERATION_TYPE: _OPERATION_TYPES[name],
     }
     if address:
         attributes[SERVER_ADDRESS] = encodable(address)

@@ -20,6 +20,7 @@ from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
     MQTT_MISSING_CONTEXT_REASON,
+    PROCESS,
     Operation,
 )
 from opentelemetry.instrumentation.paho_mqtt.failures import call_hook, error_type, never_raises, record_exception
@@ -160,7 +161,7 @@ def _topic(message: Message) -> str:
 
 
 def _operation(telemetry: Telemetry, client: Client | None, topic: str) -> Operation:
-    return telemetry.conventions.operation(telemetry.conventions.process, client, topic)
+    return telemetry.conventions.operation(PROCESS, client, topic)
 
 
 def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Context, SpanContext | None, str]:

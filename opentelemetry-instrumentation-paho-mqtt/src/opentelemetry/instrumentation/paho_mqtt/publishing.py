@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.paho_mqtt import endings, private
+from opentelemetry.instrumentation.paho_mqtt.conventions import PUBLISH
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
     error_type,
@@ -236,7 +237,7 @@ def _start(
         envelope = None
     if envelope is not None:
         caller_fields = envelope.read(payload)
-    operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
+    operation = telemetry.conventions.operation(PUBLISH, client, str(topic))
     span = telemetry.tracer.start_span(
         operation.span_name,
         kind=SpanKind.PRODUCER,

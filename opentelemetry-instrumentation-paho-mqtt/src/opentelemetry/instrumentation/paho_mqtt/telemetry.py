@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 from weakref import ref
 
 from opentelemetry.context import get_current
-from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions
+from opentelemetry.instrumentation.paho_mqtt.conventions import SCHEMA_URL, Conventions
 from opentelemetry.instrumentation.paho_mqtt.json_envelope import JsonEnvelope
 from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
 from opentelemetry.instrumentation.paho_mqtt.sdk import is_sdk
+from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import MeterProvider, get_meter
@@ -45,6 +46,7 @@ class Options(TypedDict, total=False):
     process_spans: bool | None
     process_links: bool | None
     destination_templates: Iterable[str] | None
+    topics_in_span_names: bool | None
     json_envelope: Iterable[str] | None
 
 
@@ -73,14 +75,14 @@ class Telemetry:
         """
         if unknown := options.keys() - Options.__annotations__.keys():
             _logger.warning("options that are unknown: %s", ", ".join(sorted(unknown)))
-        conventions = Conventions.from_environment(options.get("destination_templates") or ())
-        schema_url = conventions.schema_url
         tracer_provider, meter_provider = options.get("tracer_provider"), options.get("meter_provider")
         process_spans, json_envelope = options.get("process_spans"), options.get("json_envelope")
         return cls(
-            tracer=get_tracer(_SCOPE, __version__, tracer_provider, schema_url),
-            metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, schema_url), meter_provider),
-            conventions=conventions,
+            tracer=get_tracer(_SCOPE, __version__, tracer_provider, SCHEMA_URL),
+            metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, SCHEMA_URL), meter_provider),
+            conventions=Conventions(
+                TopicFilters(options.get("destination_templates") or ()), bool(options.get("topics_in_span_names"))
+            ),
             publish_hook=options.get("publish_hook"),
             process_hook=options.get("process_hook"),
             process_spans=process_spans is None or process_spans,
