@@ -123,8 +123,8 @@ def facts_in(recorder: Recorder) -> set[Fact]:
 # ---------------------------------------------------------------------- the run
 
 
-def with_traceparents(*values: str) -> list[str]:
-    pairs = [word for value in values for word in ("-D", "publish", "user-property", "traceparent", value)]
+def with_property(name: str, *values: str) -> list[str]:
+    pairs = [word for value in values for word in ("-D", "publish", "user-property", name, value)]
     return ["-V", "mqttv5", *pairs]
 
 
@@ -145,8 +145,9 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
         return fact in facts_in(recorder)
 
     # A batch with one of these is taken apart, so each has its own process span.
-    for traceparents in ([], [traceparent.replace("00-", "ff-", 1)], [traceparent] * 2):
-        publish("sensors/legacy/reading", "no JSON", *with_traceparents(*traceparents))
+    for traceparents in ([], [traceparent.replace("00-", "ff-", 1)], [traceparent, traceparent[:-1] + "0"]):
+        publish("sensors/legacy/reading", "no JSON", *with_property("traceparent", *traceparents))
+    publish("sensors/legacy/reading", "no JSON", *with_property("Traceparent", traceparent))
 
     def enveloped() -> bool:
         payload = json.dumps(reading(device_id="foreign", traceparent=traceparent))
@@ -158,7 +159,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
     # Readings pile up: the consumer leaves some unacknowledged, and comes back to batches.
     stack.stop_part("echo")
     # No JSON, no batch: this one comes again on its own.
-    publish("sensors/broken/reading", "no JSON", *with_traceparents(traceparent))
+    publish("sensors/broken/reading", "no JSON", *with_property("traceparent", traceparent))
     eventually(lambda: any("ConnectionError" in str(source) for source in recorder.spans))
     stack.stop_part("consumer")
     for number in range(6):

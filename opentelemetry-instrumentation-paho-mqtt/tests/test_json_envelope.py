@@ -150,7 +150,8 @@ def test_a_context_that_the_caller_put_into_the_payload_is_linked_to(connect: Co
         ("{}", "absent"),
         ("not JSON", "absent"),
         ('{"traceparent": "garbage"}', "invalid"),
-        (f'{{"traceparent": "{TRACEPARENT}", "traceparent": "{TRACEPARENT}"}}', "duplicate"),
+        (f'{{"traceparent": "{TRACEPARENT}", "traceparent": "garbage"}}', "duplicate"),
+        (f'{{"traceParent": "{TRACEPARENT}"}}', "wrong_case"),
     ],
 )
 def test_an_unusable_context_in_the_payload(instrument, spans, payload, reason):

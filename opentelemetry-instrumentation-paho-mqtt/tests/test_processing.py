@@ -113,7 +113,8 @@ def test_a_message_without_context_does_not_become_a_child_of_what_runs(tracer_p
         (None, "absent"),
         ([], "absent"),
         ([("traceparent", "garbage")], "invalid"),
-        ([("traceparent", TRACEPARENT)] * 2, "duplicate"),
+        ([("traceparent", TRACEPARENT), ("traceparent", "garbage")], "duplicate"),
+        ([("Traceparent", TRACEPARENT)], "wrong_case"),
     ],
 )
 def test_a_message_without_usable_context_is_a_tagged_root(spans, user_properties, reason):

@@ -90,6 +90,7 @@ from opentelemetry.instrumentation.paho_mqtt.telemetry import (
     Telemetry,
     assignments,
 )
+from opentelemetry.instrumentation.paho_mqtt.trace_context_level_1 import TraceContextLevel1Propagator
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.paho_mqtt.wrapping import WrappedMethod
 from paho.mqtt.client import Client, MQTTMessageInfo
@@ -103,6 +104,7 @@ __all__ = [
     "PahoMqttInstrumentor",
     "ProcessHook",
     "PublishHook",
+    "TraceContextLevel1Propagator",
     "__version__",
     "bytes_to_span_context",
     "context_to_user_properties",

@@ -64,9 +64,11 @@ def read(payload: object) -> UserProperties:
         payload: The payload as received; anything but a JSON object in UTF-8 carries no context.
 
     Returns:
-        Name and value pairs in the form of user properties, equal names included.
+        Name and value pairs in the form of user properties, equal names and other spellings of them included.
     """
-    return [(name, value) for name, value in _members(payload) or () if name in FIELDS and isinstance(value, str)]
+    return [
+        (name, value) for name, value in _members(payload) or () if name.lower() in FIELDS and isinstance(value, str)
+    ]
 
 
 def write(payload: Any, fields: UserProperties) -> Any:
