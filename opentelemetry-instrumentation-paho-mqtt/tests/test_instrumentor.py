@@ -296,7 +296,7 @@ def test_aiomqtt(broker, instrument, spans, tracer_provider, topic):
     assert {span.parent.span_id for span in processed.values()} == published.keys()
     work = spans.of_kind(SpanKind.INTERNAL)
     assert {span.parent.span_id for span in work} == processed.keys()
-    assert {span.name for span in processed.values()} == {"process"}
+    assert {span.name for span in processed.values()} == {f"process {topic}"}
     assert {span.attributes["server.port"] for span in processed.values()} == {broker.port}
 
 

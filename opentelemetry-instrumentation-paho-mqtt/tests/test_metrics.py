@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The messaging metrics."""
 
+import gc
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,6 +19,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
+SEND = {"messaging.operation.type": "send"}
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
 
@@ -46,7 +49,6 @@ def attributes(broker, operation: str, **others: Any) -> dict[str, Any]:
     return {
         "messaging.system": "mqtt",
         "messaging.operation.name": operation,
-        "messaging.operation.type": {"publish": "send"}.get(operation, operation),
         "messaging.destination.template": "tests/#",
         "server.address": "127.0.0.1",
         "server.port": broker.port,
@@ -67,7 +69,7 @@ def test_publishing_and_processing(connect: Connect, broker, meters, spans, topi
         for name, points in metrics.items()
     } == {
         "messaging.client.sent.messages": [(3, attributes(broker, "publish"))],
-        "messaging.client.operation.duration": [(3, attributes(broker, "publish"))],
+        "messaging.client.operation.duration": [(3, attributes(broker, "publish", **SEND))],
         "messaging.client.consumed.messages": [(3, attributes(broker, "process"))],
         "messaging.process.duration": [(3, attributes(broker, "process"))],
     }
@@ -104,12 +106,59 @@ def test_failures_are_counted_by_their_type(connect: Connect, broker, meters, sp
     assert errors == {None, "Not authorized"}
 
 
-def test_a_message_that_waits_is_not_counted_yet(meters, topic):
-    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+def failures(metrics: dict[str, list[Any]]) -> dict[str, int]:
+    """How many operations failed, by how they did."""
+    points = metrics["messaging.client.operation.duration"]
+    return {point.attributes.get("error.type", ""): point.count for point in points}
+
+
+@pytest.mark.parametrize("protocol", [mqtt.MQTTv311, mqtt.MQTTv5])
+def test_what_was_never_sent_is_not_counted_as_sent(meters, topic, protocol):
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+    client.max_queued_messages_set(2)
     client.publish(topic, qos=1)
+    client.publish(topic, qos=2)
     assert meters.read() == {}
+    client.publish(topic, qos=1)
+    client.publish(topic, qos=0)
+    with pytest.raises(ValueError, match="Invalid QoS level"):
+        client.publish(topic, qos=3)
     client.disconnect()
-    assert meters.read()["messaging.client.sent.messages"][0].attributes["error.type"] == "disconnect"
+    metrics = meters.read()
+    assert "messaging.client.sent.messages" not in metrics
+    assert failures(metrics) == {"MQTT_ERR_QUEUE_SIZE": 1, "MQTT_ERR_NO_CONN": 1, "ValueError": 1, "disconnect": 2}
+
+
+def sent(metrics: dict[str, list[Any]]) -> int:
+    return sum(point.value for point in metrics["messaging.client.sent.messages"])
+
+
+@pytest.mark.parametrize("protocol", [mqtt.MQTTv311, mqtt.MQTTv5])
+@pytest.mark.parametrize("reconnects", [0, 1])
+def test_what_went_out_and_was_never_acknowledged_is_counted_as_sent(meters, topic, protocol, reconnects):
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+        client.max_inflight_messages_set(2)
+        client.connect(*deaf.getsockname())
+        for qos in (1, 2, 1):
+            client.publish(topic, qos=qos)
+        for _ in range(reconnects):
+            client.reconnect()
+        client.disconnect()
+        PahoMqttInstrumentor().uninstrument()
+    metrics = meters.read()
+    assert sent(metrics) == 2, "the third waited for a place among those in flight"
+    assert sum(failures(metrics).values()) == 3
+
+
+def test_a_message_that_the_client_took_with_it_is_not_counted_as_sent(meters, topic):
+    mqtt.Client(CallbackAPIVersion.VERSION2).publish(topic, qos=1)
+    gc.collect()
+    metrics = meters.read()
+    assert "messaging.client.sent.messages" not in metrics
+    assert failures(metrics) == {"discarded": 1}
 
 
 def test_a_message_handed_over_is_counted_once(instrument, topic):

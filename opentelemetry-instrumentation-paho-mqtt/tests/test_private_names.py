@@ -85,8 +85,8 @@ def test_a_version_of_paho_in_which_a_name_is_another_one(broker, tmp_path, name
     assert done.returncode == 0, done.stderr
     (warning,) = done.stderr.splitlines()
     assert warning.startswith(f"paho-mqtt {paho.mqtt.__version__} has no Client.{name}: ")
-    spans = ["process topic"] * 3 if name != "_handle_on_message" else []
-    assert done.stdout.strip() == str([*spans, *["publish topic"] * 4])
+    spans = ["process #"] * 3 if name != "_handle_on_message" else []
+    assert done.stdout.strip() == str([*spans, *["publish"] * 4])
 
 
 @pytest.mark.usefixtures("instrumented")

@@ -52,11 +52,12 @@ def test_a_received_message_is_a_child_of_its_publish_span(connect: Connect, bro
     client.publish(topic, "twenty", qos)
     (process,) = spans.processed()
     (publish,) = spans.published()
-    assert process.name == "process"
+    assert process.name == f"process {topic}"
     assert process.kind is SpanKind.CONSUMER
     assert process.parent.span_id == publish.context.span_id
     assert process.context.trace_id == publish.context.trace_id
     assert process.parent.is_remote
+    assert [link.context for link in process.links] == [process.parent]
     assert process.status.status_code is StatusCode.UNSET
     attributes = dict(process.attributes)
     assert attributes.pop("messaging.mqtt.context_source", "user_properties") == "user_properties"
@@ -65,10 +66,13 @@ def test_a_received_message_is_a_child_of_its_publish_span(connect: Connect, bro
         "messaging.destination.name": topic,
         "messaging.operation.type": "process",
         "messaging.operation.name": "process",
+        "messaging.destination.template": topic,
         "messaging.client.id": "gateway",
         "messaging.message.body.size": 6,
         "server.address": "127.0.0.1",
         "server.port": broker.port,
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": broker.port,
         "messaging.mqtt.qos": qos,
     }
 
@@ -351,12 +355,43 @@ def test_links_instead_of_parents(instrument, tracer_provider, spans):
 
 
 @pytest.mark.usefixtures("instrumented")
-def test_what_runs_is_linked_to_where_it_is_not_the_parent(tracer_provider, spans):
+def test_below_an_active_span_the_publish_span_is_only_linked(tracer_provider, spans):
+    """By the conventions' advice for a process span in the scope of another span."""
+    message = received_message([("traceparent", TRACEPARENT), ("baggage", "tenant=blue")])
+    seen: list[Any] = []
+    client = offline_client(lambda *_: seen.append(baggage.get_baggage("tenant")))
+    with tracer_provider.get_tracer("test").start_as_current_span("what runs") as running:
+        client._handle_on_message(message)
+    (span,) = spans.processed()
+    assert span.parent.span_id == running.get_span_context().span_id
+    assert [trace.format_span_id(link.context.span_id) for link in span.links] == ["b7ad6b7169203331"]
+    assert seen == ["blue"]
+
+
+def test_the_publish_span_as_the_parent_below_an_active_span(instrument, tracer_provider, spans):
+    instrument(process_links=False)
     with tracer_provider.get_tracer("test").start_as_current_span("what runs") as running:
         offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
     (span,) = spans.processed()
     assert trace.format_span_id(span.parent.span_id) == "b7ad6b7169203331"
-    assert [link.context for link in span.links] == [running.get_span_context()]
+    assert [link.context.span_id for link in span.links] == [
+        span.parent.span_id,
+        running.get_span_context().span_id,
+    ]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_span_that_has_ended_is_not_active(tracer_provider, spans):
+    """A network thread that was started inside a span may have that as its current one for ever."""
+    with tracer_provider.get_tracer("test").start_as_current_span("start", end_on_exit=False) as started:
+        started.end()
+        offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
+    (span,) = spans.processed()
+    assert trace.format_span_id(span.parent.span_id) == "b7ad6b7169203331"
+    assert [link.context.span_id for link in span.links] == [
+        span.parent.span_id,
+        started.get_span_context().span_id,
+    ]
 
 
 def test_a_message_handed_to_a_thread(connect: Connect, broker, instrument, spans, topic):

@@ -59,6 +59,8 @@ def test_one_publish_is_one_span(connect: Connect, broker, spans, topic, qos):
         "messaging.message.body.size": 6,
         "server.address": "127.0.0.1",
         "server.port": broker.port,
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": broker.port,
         "messaging.mqtt.qos": qos,
     }
 

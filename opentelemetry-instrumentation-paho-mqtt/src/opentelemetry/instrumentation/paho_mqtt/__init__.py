@@ -73,7 +73,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
-from opentelemetry.instrumentation.paho_mqtt import private, processing, publishing
+from opentelemetry.instrumentation.paho_mqtt import connecting, private, processing, publishing, settling, subscribing
 from opentelemetry.instrumentation.paho_mqtt.batch import message_links, process_batch
 from opentelemetry.instrumentation.paho_mqtt.binary_format import bytes_to_span_context, span_context_to_bytes
 from opentelemetry.instrumentation.paho_mqtt.package import _instruments  # pyright: ignore[reportPrivateUsage] (the name by convention)
@@ -143,6 +143,11 @@ _METHODS = (
     ),
     WrappedMethod(Client, "_handle_on_message", processing.handle_on_message, "there are no process spans"),
     WrappedMethod(MQTTMessageInfo, "wait_for_publish", publishing.wait_for_publish),
+    WrappedMethod(Client, "subscribe", subscribing.subscribe, "the filters of subscriptions are no templates"),
+    WrappedMethod(Client, "unsubscribe", subscribing.unsubscribe, "filters stay templates after an unsubscribe"),
+    WrappedMethod(Client, "ack", settling.ack, "there are no settle spans"),
+    WrappedMethod(Client, "connect_async", connecting.connect_async, "a will carries no trace context"),
+    WrappedMethod(Client, "_send_connect", connecting.send_connect, "a will carries no trace context"),
 )
 
 _lock = threading.Lock()
@@ -178,12 +183,20 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         Whether paho's handlers run in a process span; True if not given. Set it to False where they hand messages over,
         and use :func:`process_span` where these are processed.
     process_links
-        Whether process spans are linked to the publish spans instead of being their children; False if not given.
+        A process span is always linked to the publish span. True: it is never its child, but a child of the current
+        span, or a root. False: it is always its child, and linked to the current span if there is one. If not given, it
+        is its child unless another span is active, as the conventions advise.
     destination_templates
-        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``.
+        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``. Where none
+        does, a received message has the filter that its client has subscribed to.
     topics_in_span_names
         Whether span names hold the whole topic; False if not given, as topics often hold the id of a device. Then they
         hold the template of the topic, or the operation alone.
+    settle_spans
+        Whether ``Client.ack`` has a span, where the client acknowledges messages itself; True if not given.
+    connection_metrics
+        Whether there are two metrics more: messages in flight, and connections after a client's first; False if not
+        given.
     json_envelope
         MQTT topic filters. JSON objects on topics that match carry the trace context in the payload where there are no
         user properties: written by clients of MQTT 3.1.1, read by all. None if not given.

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from opentelemetry.instrumentation.paho_mqtt.conventions import PROCESS
 from opentelemetry.instrumentation.paho_mqtt.failures import never_raises
 from opentelemetry.instrumentation.paho_mqtt.processing import (
     Message,
     _carried_context,
-    _operation,
     _Process,
     _topic,
 )
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
+from opentelemetry.instrumentation.paho_mqtt.text import encodable
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
+    MESSAGING_BATCH_MESSAGE_COUNT,
+    MESSAGING_DESTINATION_NAME,
+)
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, set_span_in_context
 from paho.mqtt.client import Client
 
@@ -28,7 +32,7 @@ from paho.mqtt.client import Client
 def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence[Message]) -> _Process:
     """Opens the span of a batch: below what runs, linked to the publish span of each message."""
     topics = {_topic(message) for message in messages}
-    operation = _operation(telemetry, client, topics.pop() if len(topics) == 1 else "")
+    operation = telemetry.conventions.batch_operation(PROCESS, client, topics)
     span = telemetry.tracer.start_span(
         operation.span_name,
         kind=SpanKind.CONSUMER,
@@ -56,7 +60,7 @@ def process_batch(messages: Sequence[Message], *, client: Client | None = None) 
 
 
 def message_links(messages: Sequence[Message], *, client: Client | None = None) -> list[Link]:
-    """Makes the span links of a unit of work over several messages.
+    """Makes the span links of a unit of work over several messages; each says which topic its message is from.
 
     Args:
         messages: Messages as received from paho, or from a library built on it.
@@ -66,5 +70,9 @@ def message_links(messages: Sequence[Message], *, client: Client | None = None) 
         One link for each message that carries a usable context.
     """
     telemetry = assignments.of(client)
-    carried = [_carried_context(telemetry, message)[1] for message in messages]
-    return [Link(span_context) for span_context in carried if span_context is not None]
+    carried = [(_carried_context(telemetry, message)[1], message) for message in messages]
+    return [
+        Link(span_context, {MESSAGING_DESTINATION_NAME: encodable(_topic(message))})
+        for span_context, message in carried
+        if span_context is not None
+    ]

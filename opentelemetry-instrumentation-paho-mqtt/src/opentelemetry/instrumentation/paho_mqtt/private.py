@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import paho.mqtt
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
 
 _logger = logging.getLogger(__name__)
 
 _ACKNOWLEDGEMENTS = "publish spans end when the message is handed over, not when it is acknowledged"
 _DISCONNECTS = "publish spans stay open when a connection ends for good"
 _SERVER = "spans do not say which server it is"
+_WILL = "a will carries no trace context"
 
 # What is lost without each attribute of a client.
 _LOST_WITHOUT = {
@@ -26,12 +29,16 @@ _LOST_WITHOUT = {
     "_easy_log": "exceptions of handlers that paho suppresses are not seen",
     "_host": _SERVER,
     "_in_packet": _ACKNOWLEDGEMENTS,
+    "_inflight_messages": "the messages in flight are not counted",
+    "_manual_ack": "there are no settle spans",
     "_out_messages": _ACKNOWLEDGEMENTS,
     "_port": _SERVER,
     "_protocol": "no trace context is written into JSON payloads",
     "_reconnect_on_failure": _DISCONNECTS,
     "_state": _DISCONNECTS,
     "_transport": _SERVER,
+    "_will": _WILL,
+    "_will_properties": _WILL,
 }
 _missing: set[str] = set()
 
@@ -86,6 +93,53 @@ def client_id(client: Client) -> bytes:
         return client._client_id
     except AttributeError:
         return lacks("_client_id") or b""
+
+
+def peer(socket: Any) -> tuple[str, int | None] | None:
+    """The address at the other end of a socket, and its port if it has one; for a WebSocket, of the socket below it."""
+    try:
+        name: Any = getattr(socket, "_socket", socket).getpeername()
+    except (AttributeError, OSError):
+        return None
+    if isinstance(name, str):
+        return (name, None) if name else None
+    return str(name[0]), int(name[1])
+
+
+def acknowledges_itself(client: Client) -> bool:
+    """Whether the client acknowledges messages by ``ack()``."""
+    try:
+        return client._manual_ack
+    except AttributeError:
+        return lacks("_manual_ack") or False
+
+
+def in_flight(client: Client) -> int:
+    """How many messages with QoS 1 or 2 are on their way to the server."""
+    try:
+        return client._inflight_messages
+    except AttributeError:
+        return lacks("_inflight_messages") or 0
+
+
+def will_properties(client: Client) -> tuple[bool, Properties | None]:
+    """Whether there is a will, and its properties."""
+    try:
+        return client._will, client._will_properties
+    except AttributeError as error:
+        lacks(error.name or "_will")
+        return False, None
+
+
+@contextmanager
+def replaced_will_properties(client: Client, properties: Properties) -> Generator[None, None, None]:
+    """Has the will other properties for a while."""
+    given = client._will_properties
+    client._will_properties = properties
+    try:
+        yield
+    finally:
+        client._will_properties = given
 
 
 def waiting(client: Client, mid: int) -> MQTTMessage | None:

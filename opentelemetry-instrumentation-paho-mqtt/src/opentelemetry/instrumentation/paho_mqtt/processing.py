@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.instrumentation.paho_mqtt import endings, private
+from opentelemetry.instrumentation.paho_mqtt.clients import state_of
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
@@ -195,14 +196,15 @@ def _in_surroundings(carried: Context) -> Context:
 
 
 @never_raises
-def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
-    """Opens the span of one message: below its publish span, or linked to it."""
-    return _open(telemetry, _operation(telemetry, client, _topic(message)), message, link)
+def _start(telemetry: Telemetry, client: Client | None, message: Message, links_only: bool | None) -> _Process:
+    return _open(telemetry, _operation(telemetry, client, _topic(message)), message, links_only)
 
 
-def _open(telemetry: Telemetry, operation: Operation, message: Message, link: bool) -> _Process:
+def _open(telemetry: Telemetry, operation: Operation, message: Message, links_only: bool | None) -> _Process:
+    """Opens the span of one message: linked to its publish span, and below that one or below what runs."""
     dup: bool = getattr(message, "dup", False)
-    attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup)
+    properties = message.properties
+    attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup, properties)
     context, carried, found = _carried_context(telemetry, message)
     context = _in_surroundings(context)
     # Most handlers run in no context, and looking for its span costs more than looking for it.
@@ -213,11 +215,17 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, link: bo
         attributes[MQTT_MISSING_CONTEXT_REASON] = found
     else:
         attributes[MQTT_CONTEXT_SOURCE] = found
-    if carried is not None and (link or message.retain):
+    if carried is not None:
         links.append(Link(carried))
+    # A span that has ended is current in every thread that was started inside it, and no longer active.
+    if links_only is None:
+        links_only = running.is_recording()
+    if carried is not None and message.retain:
         # The trace of a retained message may have ended days ago, and it is no part of what runs now.
-        context = set_span_in_context(INVALID_SPAN if message.retain else running, context)
-    elif running is not INVALID_SPAN:
+        context = set_span_in_context(INVALID_SPAN, context)
+    elif carried is not None and links_only:
+        context = set_span_in_context(running, context)
+    elif running.get_span_context().is_valid:
         links.append(Link(running.get_span_context()))
     span = telemetry.tracer.start_span(
         operation.span_name,
@@ -231,7 +239,7 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, link: bo
 
 
 def process_span(
-    message: Message, *, client: Client | None = None, links: bool = False
+    message: Message, *, client: Client | None = None, links: bool | None = None
 ) -> AbstractContextManager[Span]:
     """Runs the handling of a message in its process span, wherever that happens: in a thread, in an asyncio task.
 
@@ -241,8 +249,8 @@ def process_span(
     Args:
         message: A message as received from paho, or from a library built on it.
         client: The client that received it: the span tells where that is connected, and has its options.
-        links: Whether the span is linked to the publish span instead of being its child. It is a child of the current
-            span then, if there is one.
+        links: Whether the span is only linked to the publish span, and a child of the current span if there is one; as
+            the option ``process_links`` says if None.
 
     Returns:
         A context manager whose value is the span. Exceptions are recorded and go on. If the process span of this very
@@ -254,7 +262,8 @@ def process_span(
     current = _current.get()
     if current is not None and current.message is message and current.is_open:
         return nullcontext(current.span)
-    return _start(telemetry, client, message, links or telemetry.process_links) or nullcontext(INVALID_SPAN)
+    links_only = telemetry.process_links if links is None else links
+    return _start(telemetry, client, message, links_only) or nullcontext(INVALID_SPAN)
 
 
 def handle_on_message(
@@ -280,6 +289,9 @@ def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> Abs
     """Counts a message, and opens its span if there is to be one."""
     if not (telemetry.has_sdk or telemetry.finds_sdk() or telemetry.process_hook):
         return _carried_on(telemetry, message) if telemetry.process_spans else None
+    if message.qos and telemetry.settle_spans and private.acknowledges_itself(client):
+        user_properties = getattr(message.properties, "UserProperty", ())
+        state_of(client).unsettled[message.mid] = _topic(message), user_properties
     operation = _operation(telemetry, client, _topic(message))
     process = _open(telemetry, operation, message, telemetry.process_links) if telemetry.process_spans else None
     telemetry.metrics.delivered(operation.metric_attributes)

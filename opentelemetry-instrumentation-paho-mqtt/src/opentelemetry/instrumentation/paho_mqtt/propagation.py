@@ -73,6 +73,16 @@ def context_to_user_properties(context: Context | None = None) -> list[tuple[str
     return [(name, value) for name, value in carrier.items() if value]
 
 
+def added_fields(fields: UserProperties, set_by_caller: UserProperties) -> UserProperties:
+    """Which of our fields to write into a message: none if the caller wrote a trace context, and none that it wrote."""
+    if not set_by_caller:
+        return fields
+    names = {name for name, _ in set_by_caller}
+    if any(name in names for name, _ in fields if name not in _LISTS) or has_trace_context(set_by_caller):
+        return []
+    return [(name, value) for name, value in fields if name not in names]
+
+
 def user_properties_to_context(user_property: UserProperties | None) -> Context:
     """Reads the context that a message carries, with the globally configured propagator.
 

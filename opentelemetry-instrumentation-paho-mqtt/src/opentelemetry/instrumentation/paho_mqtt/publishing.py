@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.paho_mqtt import endings, private
+from opentelemetry.instrumentation.paho_mqtt.clients import ClientTable
 from opentelemetry.instrumentation.paho_mqtt.conventions import PUBLISH
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
@@ -29,17 +30,18 @@ from opentelemetry.instrumentation.paho_mqtt.failures import (
 )
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     UserProperties,
+    added_fields,
     context_to_user_properties,
     has_trace_context,
     passed_on,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.telemetry import ClientTable, Telemetry, assignments, is_enabled
+from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo, MQTTv5
-from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.enums import MessageState, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF  # pyright: ignore[reportUnknownVariableType] (no types)
 from paho.mqtt.reasoncodes import ReasonCode
@@ -57,6 +59,9 @@ _FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "pro
 _FIRST_FAILURE = 0x80
 _DISCARDED = "the client let go of the message before the broker acknowledged it"
 _DISCONNECTED = "the client disconnected before the broker acknowledged the message"
+_NOT_SENT = (MQTTErrorCode.MQTT_ERR_NO_CONN, MQTTErrorCode.MQTT_ERR_QUEUE_SIZE)
+# What paho has not sent in this connection; what it had sent in one before, it marks as a duplicate.
+_WAITING = (MessageState.MQTT_MS_INVALID, MessageState.MQTT_MS_PUBLISH, MessageState.MQTT_MS_QUEUED)
 
 # Those with spans that may still be open, for when no acknowledgement will be seen any more.
 _publishing_clients: ClientTable[None] = ClientTable()
@@ -94,24 +99,32 @@ class _PublishProperties(Properties):
         if caller is not None:
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
 
-    def end(self, error_type: str | None = None, description: str = "", is_counted: bool = True) -> None:
+    def end(
+        self, error_type: str | None = None, description: str = "", is_counted: bool = True, is_sent: bool = True
+    ) -> None:
         """Notes the end of the span, once, whoever comes first.
 
         Args:
             error_type: What went wrong, None for a success.
             description: The same in words.
             is_counted: Whether the metrics say how it ended.
+            is_sent: Whether the message went out to the broker.
         """
-        self._end(endings.note, error_type, description, is_counted)
+        self._end(endings.note, error_type, description, is_counted, is_sent)
 
     def _end(
-        self, note: Callable[[Callable[[], object]], None], error_type: str | None, description: str, is_counted: bool
+        self,
+        note: Callable[[Callable[[], object]], None],
+        error_type: str | None,
+        description: str,
+        is_counted: bool,
+        is_sent: bool,
     ) -> None:
         values = self.__dict__
         span: Span | None = values.pop("span", None)
         if span is not None and values["process"] == endings.process():
             ended = perf_counter(), time_ns()
-            note(partial(_end, span, values, ended, error_type, description, is_counted))
+            note(partial(_end, span, values, ended, error_type, description, is_counted, is_sent))
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
@@ -131,7 +144,8 @@ class _PublishProperties(Properties):
 
     def __del__(self) -> None:
         # paho let go of the message: acknowledged while not instrumented, or discarded.
-        self._end(endings.note_from_finalizer, "discarded", _DISCARDED, True)
+        # Nobody can tell any more whether it went out.
+        self._end(endings.note_from_finalizer, "discarded", _DISCARDED, is_counted=True, is_sent=False)
 
 
 class _OthersProperties(_PublishProperties):
@@ -160,6 +174,7 @@ def _end(
     error_type: str | None,
     description: str,
     is_counted: bool,
+    is_sent: bool,
 ) -> None:
     """Ends a span at a time that was noted; ``values`` are those of its properties."""
     seconds, nanoseconds = ended
@@ -170,7 +185,8 @@ def _end(
     span.end(nanoseconds)
     telemetry: Telemetry = values["telemetry"]
     if is_counted and telemetry.metrics.listens():
-        telemetry.metrics.published(seconds - values["started"], metric_attributes, set_span_in_context(span))
+        seconds -= values["started"]
+        telemetry.metrics.published(seconds, metric_attributes, set_span_in_context(span), is_sent)
 
 
 def _are_pahos(caller: Properties) -> bool:
@@ -241,7 +257,7 @@ def _start(
     span = telemetry.tracer.start_span(
         operation.span_name,
         kind=SpanKind.PRODUCER,
-        attributes=operation.message_attributes(payload, qos, retain),
+        attributes=operation.message_attributes(payload, qos, retain, properties=caller),
         links=_links(caller_fields),
     )
     span = passed_on(span)
@@ -249,7 +265,7 @@ def _start(
     own = kind(caller, telemetry, span, operation.metric_attributes, qos)
     if client not in _publishing_clients:
         _publishing_clients[client] = None
-    fields = _added_fields(span, caller_fields)
+    fields = added_fields(context_to_user_properties(set_span_in_context(span)), caller_fields)
     if envelope is not None:
         args, kwargs = _replaced(args, kwargs, 1, "payload", envelope.write(payload, fields))
     elif fields:
@@ -282,17 +298,6 @@ def _links(caller_fields: UserProperties) -> list[Link]:
     if not caller_fields or not has_trace_context(caller_fields):
         return []
     return [Link(get_current_span(user_properties_to_context(caller_fields)).get_span_context())]
-
-
-def _added_fields(span: Span, caller_fields: UserProperties) -> UserProperties:
-    """The fields to write into the message: none if the caller wrote a trace context, and none that it wrote."""
-    fields = context_to_user_properties(set_span_in_context(span))
-    if not caller_fields:
-        return fields
-    set_by_caller = {name for name, _ in caller_fields}
-    if "traceparent" in set_by_caller or has_trace_context(caller_fields):
-        return []
-    return [(name, value) for name, value in fields if name not in set_by_caller]
 
 
 @never_raises
@@ -337,7 +342,7 @@ def _failed(own: _PublishProperties, error: BaseException) -> None:
     """Ends the span with an exception of paho's."""
     if "span" in vars(own):
         record_exception(own.span, error)
-        own.end(error_type(error), f"{type(error).__name__}: {error}")
+        own.end(error_type(error), f"{type(error).__name__}: {error}", is_sent=False)
 
 
 @never_raises
@@ -349,7 +354,7 @@ def _handed_over(own: _PublishProperties, info: Any) -> None:
     qos: int = vars(own)["qos"]
     result = getattr(info, "rc", MQTTErrorCode.MQTT_ERR_SUCCESS)
     if (qos == 0 and result != MQTTErrorCode.MQTT_ERR_SUCCESS) or result == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-        own.end(MQTTErrorCode(result).name, "paho did not accept the message")
+        own.end(MQTTErrorCode(result).name, "paho did not accept the message", is_sent=result not in _NOT_SENT)
     elif qos == 0 or not private.sees_acknowledgements():
         own.end()
 
@@ -462,7 +467,8 @@ def _end_waiting(
     for message in private.all_waiting(client):
         own = _properties_of(message)
         if own is not None and telemetry in (None, vars(own)["telemetry"]):
-            own.end(error_type, description, is_counted=error_type is not None)
+            is_sent = message.dup or message.state not in _WAITING
+            own.end(error_type, description, is_counted=error_type is not None, is_sent=is_sent)
 
 
 def release(telemetry: Telemetry, client: Client | None = None) -> None:

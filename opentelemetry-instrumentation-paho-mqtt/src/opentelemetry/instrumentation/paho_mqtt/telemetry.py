@@ -7,19 +7,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
-from weakref import ref
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from opentelemetry.context import get_current
-from opentelemetry.instrumentation.paho_mqtt.conventions import SCHEMA_URL, Conventions
+from opentelemetry.instrumentation.paho_mqtt import private
+from opentelemetry.instrumentation.paho_mqtt.clients import ClientTable, known_clients
+from opentelemetry.instrumentation.paho_mqtt.conventions import SCHEMA_URL, Conventions, connection_attributes
 from opentelemetry.instrumentation.paho_mqtt.json_envelope import JsonEnvelope
 from opentelemetry.instrumentation.paho_mqtt.metrics import Metrics
 from opentelemetry.instrumentation.paho_mqtt.sdk import is_sdk
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.metrics import MeterProvider, Observation, get_meter
 from opentelemetry.trace import Span, Tracer, TracerProvider, get_tracer, get_tracer_provider
+from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.properties import Properties
 
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 PublishHook = Callable[[Span, str, Any, Properties], None]
 ProcessHook = Callable[[Span, MQTTMessage], None]
-
-_T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
@@ -45,9 +45,11 @@ class Options(TypedDict, total=False):
     process_hook: ProcessHook | None
     process_spans: bool | None
     process_links: bool | None
+    settle_spans: bool | None
     destination_templates: Iterable[str] | None
     topics_in_span_names: bool | None
     json_envelope: Iterable[str] | None
+    connection_metrics: bool | None
 
 
 @dataclass(eq=False)
@@ -60,7 +62,8 @@ class Telemetry:
     publish_hook: PublishHook | None
     process_hook: ProcessHook | None
     process_spans: bool
-    process_links: bool
+    process_links: bool | None
+    settle_spans: bool
     json_envelope: JsonEnvelope | None
     tracer_provider: TracerProvider | None
     has_sdk: bool = False
@@ -76,17 +79,22 @@ class Telemetry:
         if unknown := options.keys() - Options.__annotations__.keys():
             _logger.warning("options that are unknown: %s", ", ".join(sorted(unknown)))
         tracer_provider, meter_provider = options.get("tracer_provider"), options.get("meter_provider")
-        process_spans, json_envelope = options.get("process_spans"), options.get("json_envelope")
+        process_spans, settle_spans = options.get("process_spans"), options.get("settle_spans")
+        json_envelope = options.get("json_envelope")
+        meter = get_meter(_SCOPE, __version__, meter_provider, SCHEMA_URL)
+        in_flight = (lambda: _in_flight(metrics)) if options.get("connection_metrics") else None
+        metrics = Metrics(meter, meter_provider, in_flight)
         return cls(
             tracer=get_tracer(_SCOPE, __version__, tracer_provider, SCHEMA_URL),
-            metrics=Metrics(get_meter(_SCOPE, __version__, meter_provider, SCHEMA_URL), meter_provider),
+            metrics=metrics,
             conventions=Conventions(
                 TopicFilters(options.get("destination_templates") or ()), bool(options.get("topics_in_span_names"))
             ),
             publish_hook=options.get("publish_hook"),
             process_hook=options.get("process_hook"),
             process_spans=process_spans is None or process_spans,
-            process_links=bool(options.get("process_links")),
+            process_links=options.get("process_links"),
+            settle_spans=settle_spans is None or settle_spans,
             json_envelope=JsonEnvelope(json_envelope) if json_envelope else None,
             tracer_provider=tracer_provider,
         )
@@ -95,49 +103,6 @@ class Telemetry:
         """Looks for an SDK, which may be set up at any time; ``has_sdk`` is what was found so far."""
         self.has_sdk = is_sdk(self.tracer_provider or get_tracer_provider()) or self.metrics.listens()
         return self.has_sdk
-
-
-class ClientTable(Generic[_T]):
-    """A value for each of some clients, for as long as they live.
-
-    By identity, as a client need not be hashable. No operation takes a lock, and each is safe beside other threads and
-    the garbage collector.
-    """
-
-    def __init__(self) -> None:
-        self._entries: dict[int, tuple[ref[Client], _T]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._entries)
-
-    def __contains__(self, client: Client) -> bool:
-        return id(client) in self._entries
-
-    def __setitem__(self, client: Client, value: _T) -> None:
-        entries, key = self._entries, id(client)
-        entries[key] = ref(client, lambda _: entries.pop(key, None)), value
-
-    def get(self, client: Client, default: _T) -> _T:
-        """The value of a client, or the default."""
-        entry = self._entries.get(id(client))
-        return default if entry is None else entry[1]
-
-    def pop(self, client: Client) -> None:
-        """Forgets a client."""
-        self._entries.pop(id(client), None)
-
-    def clear(self) -> None:
-        """Forgets all clients."""
-        self._entries.clear()
-
-    def clients(self) -> list[Client]:
-        """The clients of now."""
-        found = [reference() for reference, _ in list(self._entries.values())]
-        return [client for client in found if client is not None]
-
-    def values(self) -> list[_T]:
-        """The values of now."""
-        return [value for _, value in list(self._entries.values())]
 
 
 class Assignments:
@@ -170,3 +135,14 @@ assignments = Assignments()
 def is_enabled() -> bool:
     """Whether instrumentation is not suppressed. It is the context that says so, which is mostly empty."""
     return not get_current() or is_instrumentation_enabled()
+
+
+def _in_flight(metrics: Metrics) -> list[Observation]:
+    """The messages in flight to each server, from the clients that have these metrics."""
+    counts: dict[frozenset[tuple[str, AttributeValue]], int] = {}
+    for client in known_clients():
+        telemetry = assignments.of(client)
+        if telemetry is not None and telemetry.metrics is metrics:
+            server = frozenset(connection_attributes(client).items())
+            counts[server] = counts.get(server, 0) + private.in_flight(client)
+    return [Observation(count, dict(server)) for server, count in counts.items()]

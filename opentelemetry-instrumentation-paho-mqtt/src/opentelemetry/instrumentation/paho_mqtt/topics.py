@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from paho.mqtt.matcher import MQTTMatcher
+
+_SHARED = "$share/"
+# More are no few values, and nobody may fill the memory with them.
+_MOST_SUBSCRIPTIONS = 100
 
 
 class TopicFilters:
@@ -37,3 +43,48 @@ class TopicFilters:
             return None
         matches: list[tuple[int, str]] = list(self._matcher.iter_match(topic))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] (paho has no types here)
         return min(matches)[1] if matches else None
+
+
+class Subscription(NamedTuple):
+    """What a client has subscribed to, alone or as one of a group that shares the messages (MQTT 5.0, 4.8.2)."""
+
+    topic_filter: str
+    group: str | None
+
+    @classmethod
+    def parse(cls, name: str) -> Subscription:
+        """Takes ``$share/<group>/<filter>`` apart; every other name is a topic filter."""
+        if name.startswith(_SHARED):
+            group, _, topic_filter = name.removeprefix(_SHARED).partition("/")
+            if group and topic_filter:
+                return cls(topic_filter, group)
+        return cls(name, None)
+
+
+class Subscriptions:
+    """The subscriptions of a client, asked for the one whose filter matches a topic most closely; never changed.
+
+    Args:
+        by_name: Each by the name that the client used for it.
+    """
+
+    def __init__(self, by_name: Mapping[str, Subscription] = MappingProxyType({})) -> None:
+        self._by_name = by_name
+        self._matcher = MQTTMatcher()
+        for subscription in by_name.values():
+            self._matcher[subscription.topic_filter] = subscription
+
+    def with_(self, names: Iterable[str]) -> Subscriptions:
+        """These and others, up to a hundred."""
+        room = _MOST_SUBSCRIPTIONS - len(self._by_name)
+        new = [name for name in dict.fromkeys(names) if name not in self._by_name][:room]
+        return Subscriptions({**self._by_name, **{name: Subscription.parse(name) for name in new}}) if new else self
+
+    def without(self, names: Iterable[str]) -> Subscriptions:
+        """All but these."""
+        gone = set(names)
+        return Subscriptions({name: value for name, value in self._by_name.items() if name not in gone})
+
+    def match(self, topic: str) -> Subscription | None:
+        """The subscription with the filter that matches the topic most closely: by its name, then ``+``, then ``#``."""
+        return next(self._matcher.iter_match(topic), None) if self._by_name else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType] (paho has no types here)
