@@ -38,7 +38,7 @@ def main() -> None:
     """Processes readings one by one, as the consumer's parts do, on a client that nobody has connected."""
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("consumer")
-    PahoMqttInstrumentor().instrument(process_hook=set_message_id, process_spans=False)
+    PahoMqttInstrumentor().instrument(process_hook=set_message_id, process_spans=False, settle_spans=False)
     RequestsInstrumentor().instrument()
     client = settings.new_client("cost", "nobody", settings.mqtt_consumer_password, manual_ack=True)
     acknowledgements = Acknowledgements(client)

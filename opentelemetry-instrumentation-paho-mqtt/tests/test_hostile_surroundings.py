@@ -124,7 +124,13 @@ PROGRAM = textwrap.dedent("""
 
     def set_up_sdk():
         provider = TracerProvider()
-        one_line = lambda span: f"{span.name} {span.attributes.get('error.type')} {span.context.span_id}\\n"
+        def one_line(span):
+            operation, topic, error = (
+                span.attributes.get(name)
+                for name in ("messaging.operation.name", "messaging.destination.name", "error.type")
+            )
+            return f"{operation} {topic} {error} {span.context.span_id}\\n"
+
         provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=one_line)))
         trace.set_tracer_provider(provider)
 
@@ -253,13 +259,13 @@ class SlowProcessor(SpanProcessor):
     """Takes its time when the span of a topic ends."""
 
     def __init__(self, topic: str) -> None:
-        self.name = f"publish {topic}"
+        self.topic = topic
         self.entered = threading.Event()
         self.go_on = threading.Event()
 
     def on_end(self, span: Any) -> None:
         """Waits."""
-        if span.name == self.name:
+        if span.kind is SpanKind.PRODUCER and span.attributes["messaging.destination.name"] == self.topic:
             self.entered.set()
             assert self.go_on.wait(TIMEOUT_SECONDS)
 

@@ -51,7 +51,7 @@ def test_what_is_out_of_the_ordinary_stands_below_its_span() -> None:
         "messaging.mqtt.qos": 1,
         "error.type": "422",
     }
-    links = tuple((f"{number:032x}", "b" * 16) for number in range(7))
+    links = ((TRACE_ID, "b" * 16), *((f"{number:032x}", "b" * 16) for number in range(7)))
     root = span(1, "process a", attributes=attributes, status="Error", status_message="answered 422", links=links)
     lines = [line.strip(" │") for line in drawn([root, span(2, "POST")])]
     assert lines == [

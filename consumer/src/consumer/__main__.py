@@ -49,6 +49,7 @@ def main() -> int:
         publish_hook=set_operation_type,
         process_hook=set_message_id,
         process_spans=False,
+        settle_spans=False,
         topics_in_span_names=True,
         json_envelope=settings.json_envelope(settings.topic_filter),
     )
