@@ -4,11 +4,13 @@
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import paho.mqtt.client as mqtt
 import pytest
 from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span
-from opentelemetry.instrumentation.paho_mqtt.topics import Subscription, Subscriptions
+from opentelemetry.instrumentation.paho_mqtt.clients import ClientState
+from opentelemetry.instrumentation.paho_mqtt.topics import Subscription
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -123,14 +125,29 @@ def test_names_of_subscriptions(name, subscription):
     [("a/b", "a/b"), ("a/c", "a/+"), ("a/b/c", "a/#"), ("b", "#"), ("$SYS/x", None), ("", "#")],
 )
 def test_the_closest_filter_that_matches(topic, match):
-    found = Subscriptions().with_(["#", "a/#", "a/+", "a/b"]).match(topic)
+    state = ClientState()
+    state.subscribed(["#", "a/#", "a/+", "a/b"])
+    found = state.subscriptions.match(topic)
     assert (found and found.topic_filter) == match
 
 
 def test_subscriptions_have_a_bound():
-    many = Subscriptions().with_(f"a/{number}" for number in range(1_000))
-    assert many.match("a/99")
-    assert many.match("a/100") is None
-    assert many.with_(["a/100"]) is many
-    room = many.without(["a/7"]).with_(["a/100"])
-    assert (room.match("a/7"), room.match("a/100")) == (None, ("a/100", None))
+    state = ClientState()
+    state.subscribed(f"a/{number}" for number in range(1_000))
+    assert state.subscriptions.match("a/99")
+    assert state.subscriptions.match("a/100") is None
+    state.unsubscribed(["a/7"])
+    state.subscribed(["a/100"])
+    assert (state.subscriptions.match("a/7"), state.subscriptions.match("a/100")) == (None, ("a/100", None))
+
+
+def test_threads_that_subscribe_at_once_lose_nothing():
+    def subscribe(number: int) -> None:
+        for other in range(10):
+            state.subscribed([f"{number}/{other}"])
+            state.unsubscribed([f"{number}/{other - 1}"])
+
+    state = ClientState()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(subscribe, range(8)))
+    assert sorted(state.subscriptions.by_name) == [f"{number}/9" for number in range(8)]

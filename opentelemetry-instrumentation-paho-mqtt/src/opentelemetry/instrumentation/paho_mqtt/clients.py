@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
 from opentelemetry.instrumentation.paho_mqtt import private
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
-from opentelemetry.instrumentation.paho_mqtt.topics import Subscriptions
+from opentelemetry.instrumentation.paho_mqtt.topics import Subscription, Subscriptions
 from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_CLIENT_ID  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
 from opentelemetry.semconv.attributes.network_attributes import NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
@@ -46,6 +45,11 @@ class ClientTable(Generic[_T]):
         """The value of a client, or the default."""
         entry = self._entries.get(id(client))
         return default if entry is None else entry[1]
+
+    def setdefault(self, client: Client, value: _T) -> _T:
+        """The value of a client, which is this one if it has none."""
+        entries, key = self._entries, id(client)
+        return entries.setdefault(key, (ref(client, lambda _: entries.pop(key, None)), value))[1]
 
     def pop(self, client: Client) -> None:
         """Forgets a client."""
@@ -98,13 +102,18 @@ class Connection:
 
 
 UNKNOWN = Connection()
+NO_SUBSCRIPTIONS = Subscriptions({})
+
+# More are no few values, and nobody may fill the memory with them.
+_MOST_SUBSCRIPTIONS = 100
 
 
 class ClientState:
     """What is known of one client."""
 
     def __init__(self) -> None:
-        self.subscriptions = Subscriptions()
+        self.subscriptions = NO_SUBSCRIPTIONS
+        self._subscriptions: dict[str, Subscription] = {}
         # The topics and user properties of the messages that the client has to acknowledge itself, by their ids.
         self.unsettled: dict[int, tuple[str, Any]] = {}
         # The context in which the connection was asked for, as user properties.
@@ -123,31 +132,31 @@ class ClientState:
         return self._connection
 
     def subscribed(self, names: Iterable[str]) -> None:
-        """Notes what the client subscribes to."""
-        with _lock:
-            self.subscriptions = self.subscriptions.with_(names)
+        """Notes what the client subscribes to, up to a hundred names."""
+        for name in names:
+            if name not in self._subscriptions and len(self._subscriptions) < _MOST_SUBSCRIPTIONS:
+                self._subscriptions[name] = Subscription.parse(name)
+        self._renew_subscriptions()
 
     def unsubscribed(self, names: Iterable[str]) -> None:
         """Notes what the client is no longer subscribed to."""
-        with _lock:
-            self.subscriptions = self.subscriptions.without(names)
+        for name in names:
+            self._subscriptions.pop(name, None)
+        self._renew_subscriptions()
+
+    def _renew_subscriptions(self) -> None:
+        # Without a lock, which a thread may hold when the process forks, or when the garbage collector runs a publish.
+        while self.subscriptions.by_name != self._subscriptions:
+            self.subscriptions = Subscriptions(self._subscriptions.copy())
 
 
-# For what is rare; no code of others runs under it.
-_lock = threading.Lock()
 _states: ClientTable[ClientState] = ClientTable()
 
 
 def state_of(client: Client) -> ClientState:
     """What is known of a client."""
     state = _states.get(client, None)
-    if state is not None:
-        return state
-    with _lock:
-        state = _states.get(client, None)
-        if state is None:
-            state = _states[client] = ClientState()
-        return state
+    return _states.setdefault(client, ClientState()) if state is None else state
 
 
 def known_clients() -> list[Client]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from opentelemetry.instrumentation.paho_mqtt.clients import UNKNOWN, Connection, state_of
+from opentelemetry.instrumentation.paho_mqtt.clients import NO_SUBSCRIPTIONS, UNKNOWN, Connection, state_of
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.paho_mqtt.topics import Subscriptions, TopicFilters
 from opentelemetry.semconv._incubating.attributes.messaging_attributes import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
@@ -55,8 +55,6 @@ MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 
 Attributes = dict[str, AttributeValue]
 
-_NO_SUBSCRIPTIONS = Subscriptions()
-
 
 @dataclass(frozen=True, eq=False)
 class Conventions:
@@ -69,9 +67,9 @@ class Conventions:
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
         """Describes an operation of a client on a topic, or on none if empty; ``name`` is one of those above."""
         if client is None:
-            return _operation(self, name, topic, UNKNOWN, _NO_SUBSCRIPTIONS)
+            return _operation(self, name, topic, UNKNOWN, NO_SUBSCRIPTIONS)
         state = state_of(client)
-        subscriptions = _NO_SUBSCRIPTIONS if name == PUBLISH else state.subscriptions
+        subscriptions = NO_SUBSCRIPTIONS if name == PUBLISH else state.subscriptions
         return _operation(self, name, topic, state.connection(client), subscriptions)
 
     def batch_operation(self, name: str, client: Client | None, topics: set[str]) -> Operation:

@@ -5,14 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from paho.mqtt.matcher import MQTTMatcher
 
 _SHARED = "$share/"
-# More are no few values, and nobody may fill the memory with them.
-_MOST_SUBSCRIPTIONS = 100
 
 
 class TopicFilters:
@@ -68,23 +65,12 @@ class Subscriptions:
         by_name: Each by the name that the client used for it.
     """
 
-    def __init__(self, by_name: Mapping[str, Subscription] = MappingProxyType({})) -> None:
-        self._by_name = by_name
+    def __init__(self, by_name: Mapping[str, Subscription]) -> None:
+        self.by_name = by_name
         self._matcher = MQTTMatcher()
         for subscription in by_name.values():
             self._matcher[subscription.topic_filter] = subscription
 
-    def with_(self, names: Iterable[str]) -> Subscriptions:
-        """These and others, up to a hundred."""
-        room = _MOST_SUBSCRIPTIONS - len(self._by_name)
-        new = [name for name in dict.fromkeys(names) if name not in self._by_name][:room]
-        return Subscriptions({**self._by_name, **{name: Subscription.parse(name) for name in new}}) if new else self
-
-    def without(self, names: Iterable[str]) -> Subscriptions:
-        """All but these."""
-        gone = set(names)
-        return Subscriptions({name: value for name, value in self._by_name.items() if name not in gone})
-
     def match(self, topic: str) -> Subscription | None:
         """The subscription with the filter that matches the topic most closely: by its name, then ``+``, then ``#``."""
-        return next(self._matcher.iter_match(topic), None) if self._by_name else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType] (paho has no types here)
+        return next(self._matcher.iter_match(topic), None) if self.by_name else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType] (paho has no types here)
