@@ -170,6 +170,30 @@ def test_a_will_with_a_context_of_its_own_keeps_it(broker, connect: Connect, tra
     client.loop_stop()
 
 
+class OtherProperties:
+    """Not paho's: but it packs."""
+
+    def pack(self) -> bytes:
+        """One user property, ``a``: ``b``."""
+        return b"\x07\x26\x00\x01a\x00\x01b"
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("properties", [None, OtherProperties()])
+def test_a_will_without_properties_or_with_others(
+    broker, connect: Connect, tracer_provider, topic, inbox, monkeypatch, properties
+):
+    connect(topic, on_message=inbox)
+    client = dying_client()
+    client.will_set(topic, "gone")
+    monkeypatch.setitem(vars(client), "_will_properties", properties)
+    with tracer_provider.get_tracer("test").start_as_current_span("connect"):
+        client.connect("127.0.0.1", broker.port)
+    run_and_die(client)
+    names = [name for name, _ in inbox.wait_for()[0].properties.UserProperty]
+    assert names == ([] if properties is None else ["a"]) + ["traceparent"]
+
+
 @pytest.mark.usefixtures("instrumented")
 @pytest.mark.parametrize("protocol", [mqtt.MQTTv311, mqtt.MQTTv5])
 def test_a_will_without_a_context_goes_out_as_it_is(broker, connect: Connect, topic, inbox, protocol):

@@ -11,11 +11,14 @@ from opentelemetry.instrumentation.paho_mqtt import private
 from opentelemetry.instrumentation.paho_mqtt.clients import state_of
 from opentelemetry.instrumentation.paho_mqtt.conventions import connection_attributes
 from opentelemetry.instrumentation.paho_mqtt.failures import never_raises
-from opentelemetry.instrumentation.paho_mqtt.propagation import added_fields, context_to_user_properties
+from opentelemetry.instrumentation.paho_mqtt.propagation import (
+    UserProperties,
+    added_fields,
+    context_to_user_properties,
+)
+from opentelemetry.instrumentation.paho_mqtt.publishing import user_properties_of, with_user_properties
 from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
 from paho.mqtt.client import Client
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 
 def connect_async(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -51,19 +54,22 @@ def _count(telemetry: Telemetry, client: Client) -> None:
     state.connected_before = True
 
 
+class _WillProperties:
+    """The properties of a will, and the context; all that paho does with them is to pack them."""
+
+    def __init__(self, given: Any, added: UserProperties) -> None:
+        self._given = given
+        self._added = added
+
+    def pack(self) -> bytes:
+        """The bytes of the properties (MQTT 5.0, 3.1.3.2)."""
+        return with_user_properties(self._added, b"\x00" if self._given is None else self._given.pack())
+
+
 @never_raises
-def _will_properties(client: Client) -> Properties | None:
+def _will_properties(client: Client) -> _WillProperties | None:
     """The properties of the will with the context in them; None to leave it as it is."""
     fields = state_of(client).connect_fields
     has_will, given = private.will_properties(client)
-    if not fields or not has_will:
-        return None
-    set_by_caller: list[tuple[str, str]] = getattr(given, "UserProperty", [])
-    added = added_fields(fields, set_by_caller)
-    if not added:
-        return None
-    properties = Properties(PacketTypes.WILLMESSAGE)
-    values = vars(properties)
-    values |= {} if given is None else vars(given)
-    values["UserProperty"] = [*set_by_caller, *added]
-    return properties
+    added: UserProperties = added_fields(fields, user_properties_of(given)) if has_will else ()
+    return _WillProperties(given, added) if added else None

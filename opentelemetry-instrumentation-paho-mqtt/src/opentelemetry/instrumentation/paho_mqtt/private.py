@@ -132,7 +132,7 @@ def will_properties(client: Client) -> tuple[bool, Properties | None]:
 
 
 @contextmanager
-def replaced_will_properties(client: Client, properties: Properties) -> Generator[None, None, None]:
+def replaced_will_properties(client: Client, properties: Any) -> Generator[None, None, None]:
     """Has the will other properties for a while."""
     given = client._will_properties
     client._will_properties = properties

@@ -157,7 +157,7 @@ class _OthersProperties(_PublishProperties):
 
     def pack(self) -> bytes:
         """What the caller's are packed to, with the user properties of this object."""
-        return _with(self.__dict__.get("UserProperty", []), self.__dict__["caller"].pack())
+        return with_user_properties(self.__dict__.get("UserProperty", []), self.__dict__["caller"].pack())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["caller"], name)
@@ -199,7 +199,7 @@ def _are_pahos(caller: Properties) -> bool:
     )
 
 
-def _pack(user_properties: list[tuple[str, str]]) -> bytes:
+def _pack(user_properties: UserProperties) -> bytes:
     return b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
 
 
@@ -207,7 +207,7 @@ def _sized(packed: bytes) -> bytes:
     return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (paho has no types here)
 
 
-def _with(user_properties: list[tuple[str, str]], packed: bytes) -> bytes:
+def with_user_properties(user_properties: UserProperties, packed: bytes) -> bytes:
     """Adds user properties to what something else has packed, which stays as it is if these are no properties."""
     try:
         length, start = cast(tuple[int, int], VariableByteIntegers.decode(packed))  # pyright: ignore[reportUnknownMemberType] (paho has no types here)
@@ -247,7 +247,7 @@ def _start(
         topic, payload, qos, retain, caller = _arguments(*args, **kwargs)
     except TypeError:
         return None  # It is for paho to say what is wrong with them.
-    caller_fields = _fields(caller)
+    caller_fields = user_properties_of(caller)
     envelope = telemetry.json_envelope
     if envelope is not None and (private.protocol(client) in (MQTTv5, None) or envelope.match(topic) is None):
         envelope = None
@@ -275,7 +275,7 @@ def _start(
     return *_replaced(args, kwargs, 4, "properties", own), own
 
 
-def _fields(caller: Properties | None) -> UserProperties:
+def user_properties_of(caller: Properties | None) -> UserProperties:
     """The caller's user properties, or none where these are no pairs of strings."""
     fields: Any = getattr(caller, "UserProperty", ())
     try:
