@@ -219,9 +219,9 @@ def test_counts_go_on_when_it_is_instrumented_again(tracer_provider):
         PahoMqttInstrumentor().instrument_client(
             client, tracer_provider=tracer_provider, meter_provider=meters.provider
         )
-        client.publish("topic", qos=0)
+        client._handle_on_message(mqtt.MQTTMessage(topic=b"topic"))
         PahoMqttInstrumentor().uninstrument_client(client)
-    (point,) = meters.read()["messaging.client.sent.messages"]
+    (point,) = meters.read()["messaging.client.consumed.messages"]
     assert point.value == 2
 
 
@@ -250,8 +250,8 @@ def test_metrics_that_are_set_up_after_the_instrumentation_and_go_on_in_a_child(
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-        def publish():
-            mqtt.Client(mqtt.CallbackAPIVersion.VERSION2).publish("topic")
+        def receive():
+            mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)._handle_on_message(mqtt.MQTTMessage(topic=b"topic"))
             data = reader.get_metrics_data()
             if data is None:
                 return None
@@ -261,15 +261,15 @@ def test_metrics_that_are_set_up_after_the_instrumentation_and_go_on_in_a_child(
         reader = InMemoryMetricReader()
         provider = MeterProvider(metric_readers=[reader])
         PahoMqttInstrumentor().instrument()
-        print(publish())
+        print(receive())
         metrics.set_meter_provider(provider)
-        print(publish())
+        print(receive())
         PahoMqttInstrumentor().uninstrument()
         PahoMqttInstrumentor().instrument()
-        print(publish(), flush=True)
+        print(receive(), flush=True)
         counter._lock.acquire()
         if os.fork() == 0:
-            print(publish())
+            print(receive())
             sys.exit()
         os.wait()
     """)
