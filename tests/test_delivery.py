@@ -242,7 +242,7 @@ def test_a_dead_letter_keeps_its_trace_and_says_why(quiet_stack: NotingStack, pu
     assert "echo answered 422" in carried["dead-letter-reason"]
     assert "humidity_pct" in carried["dead-letter-reason"]
     topic = "sensors/sensor-009/reading"
-    spans = quiet_stack.spans_of("mqtt.dead_letter", f"dead-letter/{topic}", count=4, since=since)
+    spans = quiet_stack.spans_of("messaging.mqtt.dead_letter", f"dead-letter/{topic}", count=4, since=since)
     assert {span.trace_id for span in spans} == {trace_id}
     names = Counter(span.name for span in spans)
     assert names == {f"process {topic}": 1, "POST": 1, "POST /echo": 1, f"publish dead-letter/{topic}": 1}

@@ -111,7 +111,8 @@ def with_bad_publishers(patient: Stack) -> str:
         publish(patient, "legacy", timedelta(), *MQTT_3)
         publish(patient, "hasty", timedelta(), *MQTT_5, TRACEPARENT, "-q", "0")
         publish(patient, "wrong", timedelta(), *MQTT_5, "00-nonsense-01")
-        publish(patient, "double", timedelta(), *MQTT_5, TRACEPARENT, *MQTT_5[2:], TRACEPARENT)
+        publish(patient, "double", timedelta(), *MQTT_5, TRACEPARENT, *MQTT_5[2:], TRACEPARENT[:-1] + "0")
+        publish(patient, "shouting", timedelta(), *MQTT_5[:-1], "TRACEPARENT", TRACEPARENT)
         publish(patient, "early", timedelta(hours=1), *MQTT_5, TRACEPARENT)
 
     with publishing(publish_each):
@@ -132,12 +133,13 @@ def with_bad_publishers(patient: Stack) -> str:
             "set UserProperty on a Properties(PacketTypes.PUBLISH)",
         ),
         (" not W3C Trace Context: ", "sensors/wrong/reading.", "let the propagator's inject() write it"),
+        (" another spelling of traceparent: ", "sensors/shouting/reading.", "write the name in lower case"),
         (" more than one traceparent: ", "sensors/double/reading.", "make new Properties for each publish"),
         (" came with QoS 0, ", "sensors/hasty/reading.", "publish with QoS 1"),
         ("✗ sensor clocks: ", "s ahead of this machine's time: sensors/early/reading.", "set the sensor's clock"),
         (" roots of the consumer with mqtt.missing_context=true (", "sensors/legacy/reading", "look at the publisher"),
     ],
-    ids=["protocol", "absent", "invalid", "duplicate", "qos", "sensor clock", "missing context"],
+    ids=["protocol", "absent", "invalid", "wrong case", "duplicate", "qos", "sensor clock", "missing context"],
 )
 def test_a_bad_publisher_is_found(with_bad_publishers: str, finding: str, where: str, fix: str) -> None:
     lines = [line for line in with_bad_publishers.splitlines() if finding in line]

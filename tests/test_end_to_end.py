@@ -62,7 +62,7 @@ def test_a_message_without_context_becomes_a_tagged_root_and_still_reaches_echo(
 @pytest.mark.parametrize(
     ("traceparents", "reason"),
     [
-        (["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] * 2, "duplicate"),
+        ([f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333{digit}-01" for digit in "12"], "duplicate"),
         (["00-00000000000000000000000000000000-b7ad6b7169203331-01"], "invalid"),
     ],
 )

@@ -21,7 +21,7 @@ def test_mqtt_3_1_1_with_the_json_envelope_gives_connected_traces(new_stack: Cal
     assert done.returncode == 0, done.stdout + done.stderr
     (trace_id,) = re.findall(r"/traces/([0-9a-f]{32})", done.stdout)
     (process,) = [span for span in stack.viewer.trace(trace_id) if span.kind == "Consumer"]
-    assert process.attributes["mqtt.context_source"] == "json_payload"
+    assert process.attributes["messaging.mqtt.context_source"] == "json_payload"
     stack.runtime.down()
 
 

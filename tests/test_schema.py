@@ -28,7 +28,7 @@ REGISTRY = Registry(SCHEMA)
 
 # In the schema, and not in this run.
 NOT_HERE: dict[tuple[str, str], str] = {
-    ("producer span", "mqtt.retain"): "the producer publishes no retained readings",
+    ("producer span", "messaging.mqtt.retain"): "the producer publishes no retained readings",
     **{
         (what, "error.type"): "no publish fails: what the producer cannot send, it keeps or drops"
         for what in (
@@ -37,9 +37,17 @@ NOT_HERE: dict[tuple[str, str], str] = {
             "metric messaging.client.sent.messages",
         )
     },
-    ("consumer span", "mqtt.retain"): "a shared subscription brings no retained messages (MQTT 5.0, 4.8.2)",
+    ("consumer span", "messaging.mqtt.retain"): "a shared subscription brings no retained messages (MQTT 5.0, 4.8.2)",
     ("mqtt_delivery.cause", "value"): "not all causes of a dead letter or a drop",
     ("metric messaging.process.duration", "error.type"): "mqtt-delivery handles all errors itself",
+    **{
+        (what, "messaging.consumer.group.name"): "one consumer alone has no shared subscription"
+        for what in (
+            "consumer span",
+            "metric messaging.client.consumed.messages",
+            "metric messaging.process.duration",
+        )
+    },
     **{
         (what, "error.type"): "echo fails at nothing"
         for what in (
@@ -133,8 +141,8 @@ def facts_in(recorder: Recorder) -> set[Fact]:
 # ---------------------------------------------------------------------- the run
 
 
-def with_traceparents(*values: str) -> list[str]:
-    pairs = [word for value in values for word in ("-D", "publish", "user-property", "traceparent", value)]
+def with_property(name: str, *values: str) -> list[str]:
+    pairs = [word for value in values for word in ("-D", "publish", "user-property", name, value)]
     return ["-V", "mqttv5", *pairs]
 
 
@@ -155,20 +163,21 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
         return fact in facts_in(recorder)
 
     # A batch with one of these is taken apart, so each has its own process span.
-    for traceparents in ([], [traceparent.replace("00-", "ff-", 1)], [traceparent] * 2):
-        publish("sensors/legacy/reading", "no JSON", *with_traceparents(*traceparents))
+    for traceparents in ([], [traceparent.replace("00-", "ff-", 1)], [traceparent, traceparent[:-1] + "0"]):
+        publish("sensors/legacy/reading", "no JSON", *with_property("traceparent", *traceparents))
+    publish("sensors/legacy/reading", "no JSON", *with_property("Traceparent", traceparent))
 
     def enveloped() -> bool:
         payload = json.dumps(reading(device_id="foreign", traceparent=traceparent))
         publish("sensors/enveloped/reading", payload, "-V", "mqttv311")
-        return has("mqtt.context_source", "value", "json_payload")
+        return has("messaging.mqtt.context_source", "value", "json_payload")
 
     eventually(enveloped)
 
     # Readings pile up: the consumer leaves some unacknowledged, and comes back to batches.
     stack.stop_part("echo")
     # No JSON, no batch: this one comes again on its own.
-    publish("sensors/broken/reading", "no JSON", *with_traceparents(traceparent))
+    publish("sensors/broken/reading", "no JSON", *with_property("traceparent", traceparent))
     eventually(lambda: any("ConnectionError" in str(source) for source in recorder.spans))
     eventually(lambda: has("metric mqtt_delivery.consumer.retries", "error.type", "string"))
     stack.stop_part("consumer")
@@ -176,7 +185,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
         publish(f"sensors/foreign-{number}/reading", json.dumps(reading(device_id="foreign")))
     stack.start_part("echo")
     stack.start_part("consumer")
-    eventually(lambda: has("consumer span", "mqtt.dup", "boolean"))
+    eventually(lambda: has("consumer span", "messaging.mqtt.dup", "boolean"))
 
     # The same id a second time.
     again = json.dumps(reading(device_id="foreign"))
@@ -280,12 +289,12 @@ def test_metrics_of_the_conventions_have_their_instruments_and_units() -> None:
     ("file", "old", "new", "problem"),
     [
         ("spans.yaml", "span_kind: producer", "span_kind: sender", "Input should be 'client', 'server'"),
-        ("spans.yaml", "ref: mqtt.qos", "ref: mqtt.quality", "nobody defines {'mqtt.quality'}"),
-        ("spans.yaml", "ref: mqtt.dup", "ref: mqtt.qos", "nothing has {'mqtt.dup'}"),
+        ("spans.yaml", "ref: messaging.mqtt.qos", "ref: mqtt.quality", "nobody defines {'mqtt.quality'}"),
+        ("spans.yaml", "ref: messaging.mqtt.dup", "ref: messaging.mqtt.qos", "nothing has {'messaging.mqtt.dup'}"),
         ("metrics.yaml", "instrument: gauge", "instrument: meter", "Input should be 'counter', 'gauge'"),
         ("metrics.yaml", "unit: s", "units: s", "Extra inputs are not permitted"),
-        ("attributes.yaml", "id: mqtt.qos", "id: messaging.message.id", "the conventions define"),
-        ("attributes.yaml", "id: mqtt.dup", "id: mqtt.qos", "an id is there twice"),
+        ("attributes.yaml", "id: messaging.mqtt.qos", "id: messaging.message.id", "the conventions define"),
+        ("attributes.yaml", "id: messaging.mqtt.dup", "id: messaging.mqtt.qos", "an id is there twice"),
         ("attributes.yaml", "examples: [0, 1, 2]", "examples: [zero]", "an example is no int"),
         ("attributes.yaml", "examples: [sensor-001]", "examples: []", "a string needs examples"),
     ],

@@ -21,7 +21,7 @@ BEGINNING = {
     "2": "the backend holds no span with mqtt.missing_context=true: start the producer with MQTT_PROTOCOL=3.1.1",
     "3": "no reading with QoS 0 has arrived at the consumer: .venv/bin/python workshop/publisher.py --qos 0",
     "4": "no span of a service called alerter: set up OpenTelemetry in workshop/mine/4-alerter.py, and run it",
-    "5": "no span in the last 20 traces has a link: start the consumer with BATCH_SIZE=5",
+    "5": "no span in the last 20 traces links to another: start the consumer with BATCH_SIZE=5",
     "6": "no reading of workshop-001 is in the dead letters: .venv/bin/python workshop/publisher.py --broken",
     "7": "the Collector has not had to try an export again: `make down PART=gateway`, and publish",
     "8": "no spans of consumer and echo with site.id=workshop: "

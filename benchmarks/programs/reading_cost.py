@@ -35,7 +35,7 @@ def main() -> None:
     """Processes readings one by one, as the consumer's workers do, on a client that nobody has connected."""
     settings = load_settings(Settings)
     setup_telemetry("consumer")
-    PahoMqttInstrumentor().instrument(process_spans=False)
+    PahoMqttInstrumentor().instrument(process_spans=False, settle_spans=False)
     RequestsInstrumentor().instrument()
     consumer = new_consumer(settings, "cost")
     work, acknowledgements = consumer._workers._work, consumer._acknowledgements

@@ -58,4 +58,4 @@ def test_a_wrong_echo_url_is_one_clear_line(
     with pytest.raises(SystemExit):
         load_settings(Settings)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"ECHO_URL is {value!r}; it must be a URL, such as http://127.0.0.1:8080/echo"
+    assert line == f"ECHO_URL is {value!r}; it must be an http:// or https:// URL"

@@ -643,7 +643,7 @@ def test_each_attempt_has_a_span_that_says_what_happened(
     assert [found["error.type"] for found in attributes] == ["500", "SystemExit", "422"]
     assert [found.get("mqtt_delivery.attempt") for found in attributes] == [None, 2, 3]
     assert all(found["messaging.message.id"] == "an-id" for found in attributes)
-    assert attributes[-1]["mqtt.dead_letter"] == f"dead-letter/{topic}"
+    assert attributes[-1]["messaging.mqtt.dead_letter"] == f"dead-letter/{topic}"
     assert all([event.name for event in span.events] == ["inside", "exception"] for span in spans)
     assert spans[-1].status.description == "never ?"
 

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """What a message costs in bytecode instructions: a count, so it is the same on a busy machine as on an idle one.
 
 Counted is what Python executes to publish a message and handle its acknowledgement, and to handle one that arrives.
@@ -16,7 +18,7 @@ import paho.mqtt.client as mqtt
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Link, SpanContext, SpanKind
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -98,14 +100,20 @@ def message_costs(port: int) -> dict[str, int]:
     return {"publish": min(published), "receive": min(received)}
 
 
-def span_cost(provider: TracerProvider) -> int:
-    """Instructions of a span with as many attributes as a publish span has."""
+def span_costs(provider: TracerProvider) -> dict[str, int]:
+    """Instructions of a span with the attributes of a publish span, and of one with a process span's, and its link."""
     tracer = provider.get_tracer("benchmark")
-    attributes = {f"attribute.{number}": "value" for number in range(9)}
-    return min(
-        instructions(lambda: tracer.start_span("publish", kind=SpanKind.PRODUCER, attributes=attributes).end())
-        for _ in range(MESSAGES)
-    )
+    carried = SpanContext(1, 1, is_remote=True)
+
+    def publish() -> None:
+        attributes = {f"attribute.{number}": "value" for number in range(10)}
+        tracer.start_span("publish", kind=SpanKind.PRODUCER, attributes=attributes).end()
+
+    def receive() -> None:
+        attributes = {f"attribute.{number}": "value" for number in range(12)}
+        tracer.start_span("process", kind=SpanKind.CONSUMER, attributes=attributes, links=[Link(carried)]).end()
+
+    return {f"span of {span.__name__}": min(instructions(span) for _ in range(MESSAGES)) for span in (publish, receive)}
 
 
 def all_costs(port: int) -> dict[str, dict[str, int]]:
@@ -117,7 +125,7 @@ def all_costs(port: int) -> dict[str, dict[str, int]]:
         instrumentor.instrument(tracer_provider=provider)
         costs[variant] = message_costs(port)
         instrumentor.uninstrument()
-        costs[variant]["span"] = span_cost(provider)
+        costs[variant] |= span_costs(provider)
     return costs
 
 

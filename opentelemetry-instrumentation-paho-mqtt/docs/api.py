@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Writes API.md from the docstrings; with ``--check`` only says whether it is current."""
 
 import argparse
@@ -19,6 +21,7 @@ DOCUMENTED = [
     paho_mqtt.context_to_user_properties,
     paho_mqtt.user_properties_to_context,
     paho_mqtt.has_trace_context,
+    paho_mqtt.TraceContextLevel1Propagator,
     paho_mqtt.span_context_to_bytes,
     paho_mqtt.bytes_to_span_context,
 ]

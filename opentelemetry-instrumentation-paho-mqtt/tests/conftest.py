@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """What the tests share: an in-memory backend, a Mosquitto of their own, clients connected to it."""
 
 import socket

@@ -1,6 +1,9 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Runs the tests on each supported Python that the machine has, with each supported paho-mqtt.
 
-Everything but paho-mqtt, and aiomqtt that depends on its version, has the version that the lock file names.
+Everything but paho-mqtt, and aiomqtt that depends on its version, has the version that the lock file names. On the
+oldest Python, with the oldest paho-mqtt, the tests run a second time with the oldest OpenTelemetry.
 """
 
 import argparse
@@ -16,8 +19,11 @@ from uv import find_uv_bin
 
 PACKAGE = Path(__file__).parents[1]
 LOCK = PACKAGE.parent / "requirements" / "dev.txt"
-PYTHONS = ["3.11", "3.12", "3.13"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PAHO_VERSIONS = ["2.0.0", "2.1.0", "2.2.0"]
+# Those that pyproject.toml names, by the two numbers that OpenTelemetry's packages have.
+OLDEST = {"1": "1.30.0", "0": "0.51b0"}
+FREE = ("aiomqtt==", "paho-mqtt==")
 NEEDED = [
     "aiomqtt",
     "hatchling",
@@ -41,7 +47,19 @@ def find_python(version: str) -> str | None:
     return next((str(python) for python in sorted(pyenv.glob(f"{version}.*/bin/python"))), None)
 
 
-def run(python: str, paho: str, pytest_arguments: list[str]) -> bool:
+def python_is_oldest(python: Path) -> bool:
+    """Whether an interpreter is the oldest Python that is supported."""
+    done = subprocess.run([python, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.startswith(f"Python {PYTHONS[0]}.")
+
+
+def constraint(pin: str, oldest: bool) -> str:
+    """A line of the lock file, or the oldest version for those of OpenTelemetry."""
+    name, _, version = pin.partition("==")
+    return f"{name}=={OLDEST[version[0]]}" if oldest and name.startswith("opentelemetry-") else pin
+
+
+def run(python: str, paho: str, oldest: bool, pytest_arguments: list[str]) -> bool:
     """Runs the tests in an environment of their own; tells whether they passed."""
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "venv"
@@ -51,8 +69,12 @@ def run(python: str, paho: str, pytest_arguments: list[str]) -> bool:
         install = [*uv, "pip", "install", "--python", str(executable)]
         constraints = Path(folder) / "constraints.txt"
         pins = [line.split(" \\")[0] for line in LOCK.read_text().splitlines() if "==" in line]
-        constraints.write_text("\n".join(pin for pin in pins if not pin.startswith(("aiomqtt==", "paho-mqtt=="))))
-        subprocess.run([*install, "-c", str(constraints), f"paho-mqtt=={paho}", str(PACKAGE), *NEEDED], check=True)
+        # What the lock file says of other packages is for the Pythons of the stack, of which the oldest here is none.
+        of_all = not python_is_oldest(executable)
+        kept = [pin for pin in pins if (of_all or pin.startswith("opentelemetry-")) and not pin.startswith(FREE)]
+        constraints.write_text("\n".join(constraint(pin, oldest) for pin in kept))
+        requirement = paho if Path(paho).exists() else f"paho-mqtt=={paho}"
+        subprocess.run([*install, "-c", str(constraints), requirement, str(PACKAGE), *NEEDED], check=True)
         # Not the workspace's configuration: it measures the coverage of all packages.
         command = [
             str(executable),
@@ -76,17 +98,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--python", action="append", help=f"a Python version; all of {', '.join(PYTHONS)} by default")
     parser.add_argument(
-        "--paho", action="append", help=f"a paho-mqtt version; all of {', '.join(PAHO_VERSIONS)} by default"
+        "--paho",
+        action="append",
+        help=f"a version of paho-mqtt or its source; all of {', '.join(PAHO_VERSIONS)} by default",
     )
     arguments, pytest_arguments = parser.parse_known_args()
+    combinations = [
+        (version, paho, False)
+        for version, paho in itertools.product(arguments.python or PYTHONS, arguments.paho or PAHO_VERSIONS)
+    ]
+    combinations.insert(0, (*combinations[0][:2], True))
     passed = True
-    for version, paho in itertools.product(arguments.python or PYTHONS, arguments.paho or PAHO_VERSIONS):
+    for version, paho, oldest in combinations:
+        what = f"Python {version}, paho-mqtt {paho}, {'oldest' if oldest else 'locked'} OpenTelemetry"
         python = find_python(version)
         if python is None:
-            sys.stdout.write(f"Python {version}, paho-mqtt {paho}: skipped, this machine has no such Python\n")
+            sys.stdout.write(f"{what}: skipped, this machine has no such Python\n")
             continue
-        succeeded = run(python, paho, pytest_arguments)
-        sys.stdout.write(f"Python {version}, paho-mqtt {paho}: {'passed' if succeeded else 'FAILED'}\n")
+        succeeded = run(python, paho, oldest, pytest_arguments)
+        sys.stdout.write(f"{what}: {'passed' if succeeded else 'FAILED'}\n")
         sys.stdout.flush()
         passed = passed and succeeded
     return 0 if passed else 1

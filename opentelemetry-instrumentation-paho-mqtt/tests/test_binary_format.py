@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """The W3C Trace Context binary format; the vectors are the examples of its draft."""
 
 import pytest

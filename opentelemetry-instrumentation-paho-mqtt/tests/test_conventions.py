@@ -1,4 +1,6 @@
-"""Which conventions names follow, and templates of topics."""
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names of spans and attributes, and templates of topics."""
 
 import socket
 from collections.abc import Callable
@@ -10,53 +12,57 @@ from hypothesis import strategies as st
 from opentelemetry.instrumentation.paho_mqtt.conventions import Conventions, payload_size
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
+from opentelemetry.semconv.schemas import Schemas
 from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
 
 
-@pytest.fixture(params=["messaging", "http, messaging", "messaging/dup"])
-def newest_conventions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", request.param)
-
-
-@pytest.mark.usefixtures("newest_conventions")
-def test_the_newest_conventions(connect: Connect, instrument, spans, topic, inbox):
+def test_names_follow_the_newest_edition(connect: Connect, instrument, spans, topic, inbox):
     instrument(destination_templates=["tests/#"])
     connect(topic, on_message=inbox).publish(topic, qos=1)
-    for span, operation in ((spans.published()[0], "send"), (spans.processed()[0], "process")):
-        assert span.name == f"{operation} tests/#"
-        assert span.attributes["messaging.operation.name"] == operation
-        assert span.attributes["messaging.operation.type"] == operation
+    operations = ((spans.published()[0], "publish", "send"), (spans.processed()[0], "process", "process"))
+    for span, operation_name, operation_type in operations:
+        assert span.name == f"{operation_name} tests/#"
+        assert span.attributes["messaging.operation.name"] == operation_name
+        assert span.attributes["messaging.operation.type"] == operation_type
         assert span.attributes["messaging.destination.template"] == "tests/#"
         assert span.attributes["messaging.destination.name"] == topic
-        assert span.instrumentation_scope.schema_url.endswith("/1.44.0")
+        assert span.instrumentation_scope.name == "opentelemetry.instrumentation.paho_mqtt"
+        assert span.instrumentation_scope.schema_url == list(Schemas)[-1].value
 
 
-@pytest.mark.usefixtures("newest_conventions")
-def test_the_newest_conventions_put_no_topic_into_a_span_name(connect: Connect, instrument, spans, topic, inbox):
+def test_no_environment_variable_asks_for_another_edition(instrument, spans, topic, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "messaging/dup,messaging,http")
     instrument()
-    connect(topic, on_message=inbox).publish(topic, qos=1)
-    assert (spans.published()[0].name, spans.processed()[0].name) == ("send", "process")
-
-
-def test_the_default_conventions(connect: Connect, instrument, spans, topic, monkeypatch):
-    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
-    instrument(destination_templates=["tests/#"])
-    connect().publish(topic, qos=1)
+    mqtt.Client(CallbackAPIVersion.VERSION2).publish(topic)
     (span,) = spans.published()
-    assert span.name == f"publish {topic}"
-    assert span.attributes["messaging.destination.template"] == "tests/#"
-    assert span.instrumentation_scope.name == "opentelemetry.instrumentation.paho_mqtt"
-    assert span.instrumentation_scope.schema_url.endswith("/1.27.0")
+    assert (span.name, span.attributes["messaging.operation.type"]) == ("publish", "send")
+
+
+def test_no_topic_is_in_a_span_name(instrument, spans, topic):
+    instrument()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.publish(topic)
+    client._handle_on_message(mqtt.MQTTMessage(topic=topic.encode()))
+    assert (spans.published()[0].name, spans.processed()[0].name) == ("publish", "process")
+
+
+def test_the_whole_topic_is_in_span_names_where_the_user_asks_for_it(instrument, spans, topic):
+    instrument(topics_in_span_names=True, destination_templates=["tests/#"])
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.publish(topic)
+    client._handle_on_message(mqtt.MQTTMessage(topic=topic.encode()))
+    assert (spans.published()[0].name, spans.processed()[0].name) == (f"publish {topic}", f"process {topic}")
+    assert spans.published()[0].attributes["messaging.destination.template"] == "tests/#"
 
 
 def test_a_message_without_a_topic_has_the_operation_as_its_span_name():
-    assert Conventions.from_environment([]).operation("publish", None, "").span_name == "publish"
+    assert Conventions(TopicFilters([]), True).operation("publish", None, "").span_name == "publish"
 
 
 def test_what_holds_for_several_topics_has_no_template():
-    operation = Conventions.from_environment(["#"]).operation("process", None, "")
+    operation = Conventions(TopicFilters(["#"]), False).operation("process", None, "")
     assert "messaging.destination.template" not in operation.span_attributes
 
 

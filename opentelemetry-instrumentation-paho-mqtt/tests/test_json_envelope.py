@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Trace context in JSON payloads: asked for by topic filter, for MQTT 3.1.1."""
 
 import json
@@ -106,7 +108,7 @@ def test_a_trace_over_mqtt_3(connect: Connect, instrument, spans, topic, inbox, 
     (process,) = spans.processed()
     (published,) = spans.published()
     assert process.parent.span_id == published.context.span_id
-    assert process.attributes["mqtt.context_source"] == "json_payload"
+    assert process.attributes["messaging.mqtt.context_source"] == "json_payload"
     assert published.attributes["messaging.message.body.size"] == 23
     assert [link.context.span_id for link in message_links([message])] == [published.context.span_id]
 
@@ -132,7 +134,7 @@ def test_a_publisher_of_mqtt_5_needs_no_envelope(connect: Connect, instrument, s
     instrument(json_envelope=["tests/#"])
     connect(topic, on_message=inbox).publish(topic, "{}", qos=1)
     assert inbox.wait_for()[0].payload == b"{}"
-    assert spans.processed()[0].attributes["mqtt.context_source"] == "user_properties"
+    assert spans.processed()[0].attributes["messaging.mqtt.context_source"] == "user_properties"
 
 
 def test_a_context_that_the_caller_put_into_the_payload_is_linked_to(connect: Connect, instrument, spans, topic, inbox):
@@ -148,7 +150,8 @@ def test_a_context_that_the_caller_put_into_the_payload_is_linked_to(connect: Co
         ("{}", "absent"),
         ("not JSON", "absent"),
         ('{"traceparent": "garbage"}', "invalid"),
-        (f'{{"traceparent": "{TRACEPARENT}", "traceparent": "{TRACEPARENT}"}}', "duplicate"),
+        (f'{{"traceparent": "{TRACEPARENT}", "traceparent": "garbage"}}', "duplicate"),
+        (f'{{"traceParent": "{TRACEPARENT}"}}', "wrong_case"),
     ],
 )
 def test_an_unusable_context_in_the_payload(instrument, spans, payload, reason):

@@ -1,9 +1,10 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """The package as it is published: what the wheel holds, and that it works in an environment of its own."""
 
 import subprocess
 import sys
 import textwrap
-import tomllib
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.paho_mqtt.package import _instruments
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
+from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 PACKAGE = Path(__file__).parents[1]
-PROJECT = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+METADATA = distribution("opentelemetry-instrumentation-paho-mqtt").metadata
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +39,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_extra_names_what_is_instrumented():
-    assert PROJECT["optional-dependencies"]["instruments"] == list(_instruments)
+    requirements = [Requirement(requirement) for requirement in METADATA.get_all("Requires-Dist") or ()]
+    (extra,) = [one for one in requirements if one.marker is not None]
+    (wanted,) = map(Requirement, _instruments)
+    assert (extra.name, extra.specifier) == (wanted.name, wanted.specifier)
 
 
 def test_the_sdk_is_no_dependency():
-    assert not [name for name in PROJECT["dependencies"] if "sdk" in name]
+    assert not [name for name in METADATA.get_all("Requires-Dist") or () if "sdk" in name]
 
 
 def test_the_entry_point_is_the_instrumentor():
-    (entry_point,) = distribution(PROJECT["name"]).entry_points.select(group="opentelemetry_instrumentor")
+    (entry_point,) = distribution(METADATA["Name"]).entry_points.select(group="opentelemetry_instrumentor")
     assert entry_point.name == "paho_mqtt"
     assert entry_point.load() is PahoMqttInstrumentor
 

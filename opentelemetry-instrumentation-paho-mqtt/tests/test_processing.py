@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """The process span, against a real broker."""
 
 import asyncio
@@ -55,19 +57,23 @@ def test_a_received_message_is_a_child_of_its_publish_span(connect: Connect, bro
     assert process.parent.span_id == publish.context.span_id
     assert process.context.trace_id == publish.context.trace_id
     assert process.parent.is_remote
+    assert [link.context for link in process.links] == [process.parent]
     assert process.status.status_code is StatusCode.UNSET
     attributes = dict(process.attributes)
-    assert attributes.pop("mqtt.context_source", "user_properties") == "user_properties"
+    assert attributes.pop("messaging.mqtt.context_source", "user_properties") == "user_properties"
     assert attributes == {
         "messaging.system": "mqtt",
         "messaging.destination.name": topic,
         "messaging.operation.type": "process",
         "messaging.operation.name": "process",
+        "messaging.destination.template": topic,
         "messaging.client.id": "gateway",
         "messaging.message.body.size": 6,
         "server.address": "127.0.0.1",
         "server.port": broker.port,
-        "mqtt.qos": qos,
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": broker.port,
+        "messaging.mqtt.qos": qos,
     }
 
 
@@ -111,7 +117,8 @@ def test_a_message_without_context_does_not_become_a_child_of_what_runs(tracer_p
         (None, "absent"),
         ([], "absent"),
         ([("traceparent", "garbage")], "invalid"),
-        ([("traceparent", TRACEPARENT)] * 2, "duplicate"),
+        ([("traceparent", TRACEPARENT), ("traceparent", "garbage")], "duplicate"),
+        ([("Traceparent", TRACEPARENT)], "wrong_case"),
     ],
 )
 def test_a_message_without_usable_context_is_a_tagged_root(spans, user_properties, reason):
@@ -120,7 +127,7 @@ def test_a_message_without_usable_context_is_a_tagged_root(spans, user_propertie
     assert span.parent is None
     assert span.attributes["mqtt.missing_context"] is True
     assert span.attributes["mqtt.missing_context_reason"] == reason
-    assert "mqtt.context_source" not in span.attributes
+    assert "messaging.mqtt.context_source" not in span.attributes
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -138,8 +145,8 @@ def test_a_retained_message_is_linked(connect: Connect, spans, topic, inbox):
     (publish,) = spans.published()
     assert process.parent is None
     assert [link.context.span_id for link in process.links] == [publish.context.span_id]
-    assert process.attributes["mqtt.retain"] is True
-    assert publish.attributes["mqtt.retain"] is True
+    assert process.attributes["messaging.mqtt.retain"] is True
+    assert publish.attributes["messaging.mqtt.retain"] is True
     assert "mqtt.missing_context" not in process.attributes
     client.publish(topic, b"", retain=True, qos=1).wait_for_publish(10)
 
@@ -149,7 +156,7 @@ def test_a_repeated_delivery_is_marked(spans):
     message = received_message()
     message.dup = True
     offline_client()._handle_on_message(message)
-    assert spans.processed()[0].attributes["mqtt.dup"] is True
+    assert spans.processed()[0].attributes["messaging.mqtt.dup"] is True
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -224,6 +231,49 @@ def test_an_exception_that_paho_suppresses_is_recorded_all_the_same(spans, inbox
     assert len(inbox.messages) == filtered
     assert "Caught exception in" in caplog.text
     assert "_easy_log" not in vars(client)
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_log_method_of_the_user_s_own_stays(spans):
+    def on_message(*_: Any) -> None:
+        if len(logged) == 1:
+            vars(client)["_easy_log"] = other
+        raise LookupError("handler")
+
+    def own(level: Any, message: str, *args: Any) -> None:
+        logged.append(message)
+
+    def other(level: Any, message: str, *args: Any) -> None:
+        logged.append("other")
+
+    logged: list[str] = []
+    client = offline_client(on_message)
+    client.suppress_exceptions = True
+    vars(client)["_easy_log"] = own
+    client._handle_on_message(received_message())
+    assert vars(client)["_easy_log"] is own
+    client._handle_on_message(received_message())
+    assert vars(client)["_easy_log"] is other
+    assert logged == ["Caught exception in on_message: %s", "other"]
+    assert [span.attributes.get("error.type") for span in spans.processed(2)] == ["LookupError", None]
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("links", [True, False])
+def test_what_surrounds_the_handling_stays_in_its_context(tracer_provider, spans, links):
+    key = context.create_key("own")
+    surroundings = baggage.set_baggage("tenant", "blue", baggage.set_baggage("site", "here", context.set_value(key, 1)))
+    with tracer_provider.get_tracer("test").start_as_current_span("ambient", context=surroundings):
+        token = context.attach(trace.set_span_in_context(trace.get_current_span(), surroundings))
+        carried = [("traceparent", TRACEPARENT), ("baggage", "tenant=red,device=1")]
+        with process_span(received_message(carried), links=links) as span:
+            assert context.get_value(key) == 1
+            assert dict(baggage.get_all()) == {"tenant": "red", "site": "here", "device": "1"}
+            assert trace.get_current_span() is span
+        with process_span(received_message()):
+            assert dict(baggage.get_all()) == {"tenant": "blue", "site": "here"}
+        context.detach(token)
+    assert spans.processed(2)[1].parent is None
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -305,12 +355,43 @@ def test_links_instead_of_parents(instrument, tracer_provider, spans):
 
 
 @pytest.mark.usefixtures("instrumented")
-def test_what_runs_is_linked_to_where_it_is_not_the_parent(tracer_provider, spans):
+def test_below_an_active_span_the_publish_span_is_only_linked(tracer_provider, spans):
+    """By the conventions' advice for a process span in the scope of another span."""
+    message = received_message([("traceparent", TRACEPARENT), ("baggage", "tenant=blue")])
+    seen: list[Any] = []
+    client = offline_client(lambda *_: seen.append(baggage.get_baggage("tenant")))
+    with tracer_provider.get_tracer("test").start_as_current_span("what runs") as running:
+        client._handle_on_message(message)
+    (span,) = spans.processed()
+    assert span.parent.span_id == running.get_span_context().span_id
+    assert [trace.format_span_id(link.context.span_id) for link in span.links] == ["b7ad6b7169203331"]
+    assert seen == ["blue"]
+
+
+def test_the_publish_span_as_the_parent_below_an_active_span(instrument, tracer_provider, spans):
+    instrument(process_links=False)
     with tracer_provider.get_tracer("test").start_as_current_span("what runs") as running:
         offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
     (span,) = spans.processed()
     assert trace.format_span_id(span.parent.span_id) == "b7ad6b7169203331"
-    assert [link.context for link in span.links] == [running.get_span_context()]
+    assert [link.context.span_id for link in span.links] == [
+        span.parent.span_id,
+        running.get_span_context().span_id,
+    ]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_span_that_has_ended_is_not_active(tracer_provider, spans):
+    """A network thread that was started inside a span may have that as its current one for ever."""
+    with tracer_provider.get_tracer("test").start_as_current_span("start", end_on_exit=False) as started:
+        started.end()
+        offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))
+    (span,) = spans.processed()
+    assert trace.format_span_id(span.parent.span_id) == "b7ad6b7169203331"
+    assert [link.context.span_id for link in span.links] == [
+        span.parent.span_id,
+        started.get_span_context().span_id,
+    ]
 
 
 def test_a_message_handed_to_a_thread(connect: Connect, broker, instrument, spans, topic):
@@ -396,7 +477,7 @@ def test_a_batch_is_one_span_with_a_link_to_each_message(tracer_provider, spans)
     ):
         assert trace.get_current_span() is not job
     (span,) = spans.processed(1)
-    assert span.name == "process topic"
+    assert span.name == "process"
     assert span.parent.span_id == job.get_span_context().span_id
     assert [link.context.span_id for link in span.links] == [1, 2, 3]
     assert dict(span.attributes) == {

@@ -1,11 +1,15 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Trace context in user properties: the three functions that are the library's core."""
 
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry import baggage, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.paho_mqtt import (
     context_to_user_properties,
@@ -15,6 +19,7 @@ from opentelemetry.instrumentation.paho_mqtt import (
 from opentelemetry.instrumentation.paho_mqtt.propagation import missing_context_reason
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter, default_setter
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
@@ -127,7 +132,9 @@ def test_the_current_context_does_not_leak_into_an_extracted_one():
     [
         (None, "absent"),
         ([], "absent"),
-        ([("Traceparent", TRACEPARENT), ("TRACEPARENT", TRACEPARENT)], "absent"),
+        ([("Traceparent", TRACEPARENT), ("TRACEPARENT", TRACEPARENT)], "wrong_case"),
+        ([("Traceparent", TRACEPARENT), ("traceparent", "garbage")], "invalid"),
+        ([("Tracestate", "a=1"), ("BAGGAGE", "a=1")], "absent"),
         ([("tracestate", "a=1")], "absent"),
         ([("traceparent", "")], "invalid"),
         ([("traceparent", "garbage")], "invalid"),
@@ -137,7 +144,8 @@ def test_the_current_context_does_not_leak_into_an_extracted_one():
         ([("traceparent", "ff" + TRACEPARENT[2:])], "invalid"),
         ([("traceparent", f"00-{0:032x}-{SPAN_ID:016x}-01")], "invalid"),
         ([("traceparent", f"00-{TRACE_ID:032x}-{0:016x}-01")], "invalid"),
-        ([("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)], "duplicate"),
+        ([("traceparent", "garbage"), ("traceparent", "garbage")], "invalid"),
+        ([("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT[:-1] + "0")], "duplicate"),
         ([("traceparent", "garbage"), ("traceparent", TRACEPARENT)], "duplicate"),
     ],
 )
@@ -148,6 +156,118 @@ def test_unusable_contexts(user_properties: list[tuple[str, str]] | None, reason
 
 def test_a_usable_context():
     assert has_trace_context([("traceparent", TRACEPARENT)])
+
+
+def test_equal_ones_are_one():
+    assert has_trace_context([("traceparent", TRACEPARENT), ("a", "b"), ("traceparent", TRACEPARENT)])
+
+
+class OneFieldPropagator(TextMapPropagator):
+    """A propagator of another kind: trace id and span id in one field, with a name in capitals."""
+
+    def inject(self, carrier, context=None, setter=default_setter):
+        """Writes the field."""
+        span_context = trace.get_current_span(context).get_span_context()
+        setter.set(carrier, "X-Trace", f"{span_context.trace_id}:{span_context.span_id}")
+
+    def extract(self, carrier, context=None, getter=default_getter):
+        """Reads the field."""
+        trace_id, _, span_id = (getter.get(carrier, "X-Trace") or [""])[0].partition(":")
+        if not (trace_id.isdecimal() and span_id.isdecimal()):
+            return context or Context()
+        span_context = SpanContext(int(trace_id), int(span_id), True, TraceFlags(1))
+        return trace.set_span_in_context(NonRecordingSpan(span_context), context)
+
+    @property
+    def fields(self) -> set[str]:
+        """Names it."""
+        return {"X-Trace"}
+
+
+@pytest.fixture
+def another_propagator() -> Iterator[None]:
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(CompositePropagator([OneFieldPropagator(), W3CBaggagePropagator()]))
+    yield
+    propagate.set_global_textmap(before)
+
+
+@pytest.mark.usefixtures("another_propagator")
+@pytest.mark.parametrize(
+    ("user_properties", "reason"),
+    [
+        (None, "absent"),
+        ([("traceparent", TRACEPARENT), ("traceparent", "garbage")], "absent"),
+        ([("baggage", "a=1"), ("baggage", "b=2")], "absent"),
+        ([("X-Trace", "1")], "invalid"),
+        ([("X-Trace", "1:2"), ("X-Trace", "1:3")], "duplicate"),
+        ([("x-trace", "1:2")], "wrong_case"),
+    ],
+)
+def test_the_reasons_are_those_of_the_configured_propagator(user_properties: list[tuple[str, str]] | None, reason: str):
+    assert not has_trace_context(user_properties)
+    assert missing_context_reason(user_properties) == reason
+    assert has_trace_context([("X-Trace", "1:2")])
+
+
+class FailingPropagator(TextMapPropagator):
+    """Fails at all it is asked for."""
+
+    def inject(self, carrier, context=None, setter=default_setter):
+        """Fails."""
+        raise LookupError
+
+    def extract(self, carrier, context=None, getter=default_getter):
+        """Fails."""
+        raise LookupError
+
+    @property
+    def fields(self) -> set[str]:
+        """Fails."""
+        raise LookupError
+
+
+def test_a_propagator_that_fails_finds_no_context():
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(FailingPropagator())
+    try:
+        assert not has_trace_context([("traceparent", TRACEPARENT)])
+        assert missing_context_reason([("traceparent", TRACEPARENT)]) == "absent"
+    finally:
+        propagate.set_global_textmap(before)
+
+
+@pytest.fixture
+def level_1() -> Iterator[None]:
+    before = propagate.get_global_textmap()
+    (found,) = entry_points(group="opentelemetry_propagator", name="tracecontext_level_1")
+    propagate.set_global_textmap(CompositePropagator([found.load()(), W3CBaggagePropagator()]))
+    yield
+    propagate.set_global_textmap(before)
+
+
+def test_what_the_sdk_writes_has_a_flag_of_level_2():
+    """Otherwise the propagator below has nothing to do any more."""
+    with TracerProvider().get_tracer("test").start_as_current_span("span"):
+        ((_, traceparent),) = context_to_user_properties()
+    assert traceparent.endswith("-03")
+
+
+@pytest.mark.usefixtures("level_1")
+@pytest.mark.parametrize(("flags", "written"), [(0, "00"), (1, "01"), (2, "00"), (3, "01"), (0xFF, "01")])
+def test_level_1_has_one_flag(flags: int, written: str):
+    full = baggage.set_baggage("tenant", "blue", context(TraceState([("congo", "t61")]), trace_flags=flags))
+    assert context_to_user_properties(full) == [
+        ("traceparent", TRACEPARENT[:-2] + written),
+        ("tracestate", "congo=t61"),
+        ("baggage", "tenant=blue"),
+    ]
+    assert context_to_user_properties(Context()) == []
+
+
+@pytest.mark.usefixtures("level_1")
+def test_level_1_reads_level_2():
+    assert extracted(("traceparent", TRACEPARENT[:-2] + "03")).trace_flags == 3
 
 
 def test_a_future_version_of_traceparent_is_read_as_w3c_asks():
@@ -170,6 +290,9 @@ def test_any_user_properties_are_read_without_an_exception(user_properties: list
     parents = [value for name, value in user_properties if name == "traceparent"]
     assert usable == extracted(*user_properties).is_valid
     if usable:
-        assert len(parents) == 1
+        assert len(set(parents)) == 1
+    elif parents:
+        assert missing_context_reason(user_properties) == ("invalid" if len(set(parents)) == 1 else "duplicate")
     else:
-        assert missing_context_reason(user_properties) == {0: "absent", 1: "invalid"}.get(len(parents), "duplicate")
+        spelled_otherwise = any(name.lower() == "traceparent" for name, _ in user_properties)
+        assert missing_context_reason(user_properties) == ("wrong_case" if spelled_otherwise else "absent")

@@ -1,6 +1,9 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """The publish span, against a real broker."""
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +18,6 @@ from opentelemetry.trace import SpanKind, StatusCode
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
 Connect = Callable[..., mqtt.Client]
 CALLER_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -44,20 +46,22 @@ def test_one_publish_is_one_span(connect: Connect, broker, spans, topic, qos):
     client = connect(client_id="sensor")
     client.publish(topic, "twenty", qos).wait_for_publish(10)
     (span,) = spans.published()
-    assert span.name == f"publish {topic}"
+    assert span.name == "publish"
     assert span.kind is SpanKind.PRODUCER
     assert span.parent is None
     assert span.status.status_code is StatusCode.UNSET
     assert dict(span.attributes) == {
         "messaging.system": "mqtt",
         "messaging.destination.name": topic,
-        "messaging.operation.type": "publish",
+        "messaging.operation.type": "send",
         "messaging.operation.name": "publish",
         "messaging.client.id": "sensor",
         "messaging.message.body.size": 6,
         "server.address": "127.0.0.1",
         "server.port": broker.port,
-        "mqtt.qos": qos,
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": broker.port,
+        "messaging.mqtt.qos": qos,
     }
 
 
@@ -108,7 +112,9 @@ def test_an_acknowledgement_before_publish_returns(connect: Connect, spans, topi
     class Client(mqtt.Client):
         def _send_publish(self, mid, *args, **kwargs):
             result = super()._send_publish(mid, *args, **kwargs)
-            self._do_on_publish(mid, ReasonCode(PacketTypes.PUBACK), Properties(PacketTypes.PUBACK))
+            packet = {"command": 0x40, "packet": bytearray(mid.to_bytes(2, "big")), "remaining_length": 2}
+            vars(self)["_in_packet"].update(packet)
+            self._handle_pubackcomp("PUBACK")
             return result
 
     client = connect(client_class=Client)
@@ -119,12 +125,15 @@ def test_an_acknowledgement_before_publish_returns(connect: Connect, spans, topi
 
 @pytest.mark.usefixtures("instrumented")
 @pytest.mark.parametrize("callback_api", list(CallbackAPIVersion))
-def test_on_publish_is_called_after_the_span_ended(connect: Connect, spans, topic, callback_api):
+def test_the_span_covers_no_callback_and_has_ended_when_the_caller_knows_of_the_acknowledgement(
+    connect: Connect, spans, topic, callback_api
+):
     client = connect(callback_api=callback_api)
-    ended: list[int] = []
-    client.on_publish = lambda *_: ended.append(len(spans.ended))
+    called: list[int] = []
+    client.on_publish = lambda *_: called.append(time.time_ns())
     client.publish(topic, qos=1).wait_for_publish(10)
-    assert ended == [1]
+    (span,) = spans.ended
+    assert span.end_time <= called[0]
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -285,6 +294,113 @@ def test_properties_are_packed_as_paho_packs_them(own, others):
     properties = message.properties
     assert type(properties).pack is not Properties.pack
     assert packed(type(properties).pack) == packed(Properties.pack)
+
+
+class OwnPack(Properties):
+    """Packs itself, with what paho has no name for."""
+
+    def pack(self) -> bytes:
+        """Two user properties."""
+        return b"\x0e" + b"\x26\x00\x01a\x00\x011" * 2
+
+
+class Duck:
+    """No properties of paho's at all."""
+
+    def __init__(self, packed: Any) -> None:
+        self._packed = packed
+
+    def pack(self) -> Any:
+        """What it was made with."""
+        return self._packed
+
+
+def of_a_connect() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 60
+    return properties
+
+
+def on_the_wire(properties: Any, qos: int, instrumented: bool) -> list[Any]:
+    """What paho is asked to send, or its exception."""
+
+    class Client(mqtt.Client):
+        def _packet_queue(self, command: int, packet: Any, *args: Any, **kwargs: Any) -> Any:
+            sent.append(bytes(packet))
+            return mqtt.MQTT_ERR_SUCCESS
+
+        def _send_publish(self, *args: Any, **kwargs: Any) -> Any:
+            vars(self)["_sock"] = True
+            try:
+                return super()._send_publish(*args, **kwargs)
+            finally:
+                vars(self)["_sock"] = None
+
+    sent: list[Any] = []
+    try:
+        publish: Any = mqtt.Client.publish if instrumented else vars(mqtt.Client)["publish"].__wrapped__
+        publish(Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5), "topic", "x", qos, False, properties)
+    except Exception as error:
+        sent.append(repr(error))
+    return sent
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize(
+    "properties",
+    [
+        OwnPack(PacketTypes.PUBLISH),
+        of_a_connect(),
+        Duck(b"\x00"),
+        Duck(bytearray(b"\x07\x26\x00\x01a\x00\x011")),
+        Duck(b"\x05\x26"),
+        Duck(b""),
+        Duck(None),
+        {},
+        "text",
+        0,
+    ],
+    ids=repr,
+)
+def test_properties_that_are_not_pahos_own_go_out_as_they_are_with_the_context_where_it_can_be_added(properties, qos):
+    (raw,) = on_the_wire(properties, qos, instrumented=False)
+    (sent,) = on_the_wire(properties, qos, instrumented=True)
+    if isinstance(raw, str) or properties.pack() in (b"", b"\x05\x26"):
+        assert sent == raw
+        return
+    packed = bytes(properties.pack())
+    start = len(raw) - len(packed) - len(b"x")
+    added = sent[start + len(packed) : -1]
+    assert added.startswith(b"\x26\x00\x0btraceparent\x00\x37")
+    # But for the two lengths, that of the packet and that of the properties.
+    assert sent[start] == packed[0] + len(added)
+    assert sent[2:start] == raw[2:start]
+    assert sent[start + 1 : start + len(packed)] == packed[1:]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_what_is_behind_properties_that_are_not_pahos_own_can_be_read(spans):
+    client = offline_client()
+    properties = OwnPack(PacketTypes.PUBLISH)
+    properties.ContentType = "text"
+    client.publish("topic", qos=1, properties=properties)
+    (message,) = client._out_messages.values()
+    assert message.properties is not None
+    assert vars(copy.copy(message.properties)) == vars(properties)
+    assert getattr(message.properties, "ContentType", None) == "text"
+    assert not hasattr(message.properties, "ResponseTopic")
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("user_property", [None, 1, "text", ["text"], [("a", 1)], [("a", "b", "c")]])
+def test_user_properties_that_are_none(spans, user_property):
+    properties = Properties(PacketTypes.PUBLISH)
+    vars(properties)["UserProperty"] = user_property
+    (raw,), (sent,) = (on_the_wire(properties, 1, instrumented) for instrumented in (False, True))
+    assert isinstance(sent, str) == isinstance(raw, str)
+    offline_client().disconnect()
+    spans.published(1)
 
 
 def test_an_exception_of_the_hook_costs_no_message(connect: Connect, instrument, spans, topic, inbox, caplog):

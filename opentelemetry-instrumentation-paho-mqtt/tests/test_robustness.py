@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Telemetry that fails: paho and the message go on as if there were none."""
 
 from collections.abc import Callable
@@ -5,16 +7,20 @@ from collections.abc import Callable
 import paho.mqtt.client as mqtt
 import pytest
 from opentelemetry import propagate
-from opentelemetry.context import Context
+from opentelemetry.baggage import get_all
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span
+from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span, user_properties_to_context
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter, default_setter
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
-from opentelemetry.trace import SpanKind, TraceFlags
+from opentelemetry.trace import SpanKind, TraceFlags, get_current_span
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 Connect = Callable[..., mqtt.Client]
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class FailingSampler(Sampler):
@@ -129,3 +135,62 @@ def uninstrumented() -> mqtt.Client:
         publish = mqtt.Client.publish.__wrapped__  # pyright: ignore[reportFunctionMemberAccess] (wraps')
 
     return Raw(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+
+
+class Sdkless:
+    """What a program without an SDK sees."""
+
+    def __init__(self) -> None:
+        self.contexts: list[Context] = []
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self.client.on_message = lambda *_: self.contexts.append(get_current())
+
+    def published(self) -> list[tuple[str, str]]:
+        """The user properties of a message that is published."""
+        self.client.publish("topic", qos=1)
+        message = list(self.client._out_messages.values())[-1]
+        return vars(message.properties).get("UserProperty", []) if message.properties is not None else []
+
+
+@pytest.fixture
+def sdkless(instrument) -> Sdkless:
+    instrument(tracer_provider=None)
+    return Sdkless()
+
+
+def test_without_an_sdk_the_context_of_the_caller_is_passed_on(sdkless: Sdkless):
+    assert sdkless.published() == []
+    remote = user_properties_to_context([("traceparent", TRACEPARENT), ("baggage", "tenant=blue")])
+    token = attach(remote)
+    published = sdkless.published()
+    detach(token)
+    assert published == [("traceparent", TRACEPARENT), ("baggage", "tenant=blue")]
+
+
+@pytest.mark.parametrize("process_spans", [True, False])
+def test_without_an_sdk_the_context_of_the_message_is_the_handler_s(instrument, process_spans):
+    instrument(tracer_provider=None, process_spans=process_spans)
+    sdkless = Sdkless()
+    message = mqtt.MQTTMessage(topic=b"topic")
+    sdkless.client._handle_on_message(message)
+    message.properties = Properties(PacketTypes.PUBLISH)
+    message.properties.UserProperty = [("traceparent", TRACEPARENT), ("baggage", "tenant=blue")]
+    sdkless.client._handle_on_message(message)
+    with process_span(message):
+        sdkless.contexts.append(get_current())
+    assert get_current() == Context()
+    seen = [(get_current_span(context).get_span_context().is_valid, get_all(context)) for context in sdkless.contexts]
+    nothing, carried = (False, {}), (True, {"tenant": "blue"})
+    assert seen == [nothing, carried if process_spans else nothing, carried]
+
+
+def test_without_an_sdk_hooks_are_called(instrument):
+    def hook(*arguments: object) -> None:
+        called.append(len(arguments))
+
+    called: list[int] = []
+    instrument(tracer_provider=None, publish_hook=hook, process_hook=hook)
+    sdkless = Sdkless()
+    sdkless.published()
+    sdkless.client._handle_on_message(mqtt.MQTTMessage(topic=b"topic"))
+    assert called == [4, 2]

@@ -1,3 +1,5 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
 """Every publish span ends, and ends once, whatever happens to the connection, the client or the instrumentation."""
 
 import copy
@@ -9,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -16,10 +19,9 @@ from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.paho_mqtt.publishing import _PublishProperties
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
+from paho.mqtt import properties as mqtt_properties
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
 Connect = Callable[..., mqtt.Client]
 
@@ -33,6 +35,11 @@ def cut_connection(client: mqtt.Client) -> None:
     connection = client.socket()
     assert isinstance(connection, socket.socket)
     connection.shutdown(socket.SHUT_RDWR)
+
+
+def any_pass() -> None:
+    """What any client does: there, spans end whose end was noted where none can."""
+    offline_client().disconnect()
 
 
 def end_without_error(spans, count: int) -> bool:
@@ -131,6 +138,8 @@ def test_a_client_that_is_destroyed_ends_its_spans(spans, topic):
         client.publish(topic, qos=qos)
     del client
     gc.collect()
+    assert spans.ended == []
+    any_pass()
     assert [span.attributes["error.type"] for span in spans.published(2)] == ["discarded"] * 2
 
 
@@ -141,6 +150,7 @@ def test_a_client_in_a_reference_cycle_ends_its_spans(spans, topic):
     client.publish(topic, qos=1)
     del client
     gc.collect()
+    any_pass()
     spans.published(1)
 
 
@@ -150,6 +160,7 @@ def test_dropped_messages_end_their_spans(spans, topic):
     client = offline_client()
     client.publish(topic, qos=1)
     client.drop_out_messages()
+    any_pass()
     assert spans.published(1)[0].attributes["error.type"] == "discarded"
 
 
@@ -158,6 +169,7 @@ def test_reinitialising_ends_the_spans(spans, topic):
     client = offline_client()
     client.publish(topic, qos=1)
     client.__init__(CallbackAPIVersion.VERSION2)
+    any_pass()
     spans.published(1)
 
 
@@ -191,19 +203,20 @@ def test_the_end_of_the_program_ends_the_spans():
         client.publish("topic", qos=1)
     """)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert '"publish topic"' in done.stdout
+    assert '"name": "publish"' in done.stdout
 
 
 @pytest.mark.usefixtures("instrumented")
-def test_a_refusal_without_a_name(connect: Connect, spans, topic):
-    class Client(mqtt.Client):
-        def _do_on_publish(self, mid, reason_code, properties):
-            unknown = ReasonCode(PacketTypes.PUBACK)
-            unknown.value = 0xFE
-            return super()._do_on_publish(mid, unknown, properties)
-
-    connect(client_class=Client).publish(topic, qos=1)
-    assert spans.published(1)[0].attributes["error.type"] == "0xfe"
+def test_a_reason_code_that_does_not_exist_is_no_acknowledgement(spans, topic):
+    client = offline_client()
+    mid = client.publish(topic, qos=1).mid
+    packet = {"command": 0x40, "packet": bytearray(mid.to_bytes(2, "big") + b"\xfe"), "remaining_length": 3}
+    vars(client)["_in_packet"].update(packet)
+    # paho-mqtt 2.2 takes it for a malformed packet, and connects anew.
+    with pytest.raises((KeyError, mqtt_properties.MQTTException)):  # pyright: ignore[reportPrivateImportUsage] (where each version has it)
+        client._handle_pubackcomp("PUBACK")
+    assert mid in client._out_messages
+    assert spans.ended == []
 
 
 @pytest.mark.usefixtures("instrumented")
@@ -242,18 +255,20 @@ def test_no_lock_of_ours_is_held_while_user_code_runs(connect: Connect, instrume
         """A processor that publishes itself, from another thread, and waits for it."""
 
         def on_end(self, span):
-            if span.kind is SpanKind.PRODUCER and span.name == f"publish {topic}":
+            if span.kind is SpanKind.PRODUCER and (span.attributes or {}).get("messaging.destination.name") == topic:
                 thread = threading.Thread(target=PahoMqttInstrumentor.instrument_client, args=(offline_client(),))
                 thread.start()
                 thread.join(10)
-                finished.append(not thread.is_alive())
+                finished.put(not thread.is_alive())
 
-    finished: list[bool] = []
+    finished: SimpleQueue[bool] = SimpleQueue()
     tracer_provider.add_span_processor(Publishing())
     instrument()
     connect().publish(topic, qos=1)
     spans.published(1)
-    offline_client().publish(topic, qos=1)
+    offline = offline_client()
+    offline.publish(topic, qos=1)
+    offline.disconnect()
     spans.published(2)
     PahoMqttInstrumentor().uninstrument()
-    assert finished == [True, True]
+    assert [finished.get(timeout=20) for _ in range(2)] == [True, True]

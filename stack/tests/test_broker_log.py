@@ -50,18 +50,23 @@ def test_the_broker_may_be_in_another_time_zone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("traceparents", "payload", "context"),
+    ("user_properties", "payload", "context"),
     [
-        ([TRACEPARENT], {}, "properties"),
+        ([("traceparent", TRACEPARENT)], {}, "properties"),
+        ([("traceparent", TRACEPARENT)] * 2, {}, "properties"),
         ([], {"traceparent": TRACEPARENT}, "payload"),
         ([], {"traceparent": 1}, "absent"),
         ([], {}, "absent"),
-        (["nonsense"], {}, "invalid"),
-        ([TRACEPARENT, TRACEPARENT], {}, "duplicate"),
+        ([("traceparent", "nonsense")], {}, "invalid"),
+        ([("traceparent", TRACEPARENT), ("traceparent", "nonsense")], {}, "duplicate"),
+        ([("Traceparent", TRACEPARENT)], {}, "wrong_case"),
+        ([("Traceparent", TRACEPARENT)], {"traceparent": TRACEPARENT}, "payload"),
     ],
 )
-def test_where_the_context_of_a_reading_is(traceparents: list[str], payload: dict[str, object], context: str) -> None:
-    assert Heard("sensors/a/reading", 1, traceparents, payload, 0.0).context == context
+def test_where_the_context_of_a_reading_is(
+    user_properties: list[tuple[str, str]], payload: dict[str, object], context: str
+) -> None:
+    assert Heard("sensors/a/reading", 1, user_properties, payload, 0.0).context == context
 
 
 @pytest.mark.parametrize("value", ["", "00-" + "0" * 32 + "-b7ad6b7169203331-01", TRACEPARENT.upper(), None, 7])

@@ -38,7 +38,7 @@ def messaging(operation: str) -> dict[str, Any]:
         "messaging.client.id": "x",
         "server.address": "127.0.0.1",
         "server.port": 1883,
-        "mqtt.qos": 1,
+        "messaging.mqtt.qos": 1,
     }
 
 

@@ -48,10 +48,10 @@ def test_what_is_out_of_the_ordinary_stands_below_its_span() -> None:
     attributes = {
         "mqtt.missing_context": True,
         "mqtt.missing_context_reason": "invalid",
-        "mqtt.qos": 1,
+        "messaging.mqtt.qos": 1,
         "error.type": "422",
     }
-    links = tuple((f"{number:032x}", "b" * 16) for number in range(7))
+    links = ((TRACE_ID, "b" * 16), *((f"{number:032x}", "b" * 16) for number in range(7)))
     root = span(1, "process a", attributes=attributes, status="Error", status_message="answered 422", links=links)
     lines = [line.strip(" │") for line in drawn([root, span(2, "POST")])]
     assert lines == [
@@ -79,7 +79,7 @@ def test_a_span_without_its_parent_says_so() -> None:
         {"name": f"process {LONG_TOPIC}"},
         {"name": "process sensors/" + "温度" * 2000},
         {"service": "s" * 300},
-        {"attributes": {"mqtt.dead_letter": LONG_TOPIC}},
+        {"attributes": {"messaging.mqtt.dead_letter": LONG_TOPIC}},
         {"status": "Error", "status_message": "x" * 5000},
         {"status": "Error", "status_message": "a line\n" * 500},
     ],
@@ -99,6 +99,6 @@ def test_no_line_is_wider_than_the_terminal_and_no_span_longer_than_a_few(
 
 def test_nothing_in_a_trace_reaches_the_terminal_as_a_command() -> None:
     bad = "\x1b[31m\x1b]0;title\x07\r\n"
-    attributes = {"error.type": bad, "mqtt.dead_letter": bad, "mqtt.missing_context_reason": bad}
+    attributes = {"error.type": bad, "messaging.mqtt.dead_letter": bad, "mqtt.missing_context_reason": bad}
     lines = drawn([span(1, bad, service=bad, status="Error", status_message=bad, attributes=attributes)])
     assert all(line.isprintable() for line in lines), lines

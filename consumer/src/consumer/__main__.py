@@ -9,7 +9,7 @@ from consumer.echo import Echo, made_at, message_id
 from consumer.settings import Settings
 from mqtt_delivery import Consumer
 from service import KEEPALIVE_SECONDS, StopSignal, load_settings
-from telemetry import setup_telemetry, shutdown_telemetry
+from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 
 def new_consumer(settings: Settings, client_id: str) -> Consumer:
@@ -44,7 +44,8 @@ def main() -> int:
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("consumer")
     # No span around the hand-over to a worker: mqtt-delivery opens it around the work.
-    PahoMqttInstrumentor().instrument(process_spans=False, json_envelope=settings.json_envelope(settings.topic_filter))
+    envelope = settings.json_envelope(settings.topic_filter)
+    PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, process_spans=False, json_envelope=envelope)
     RequestsInstrumentor().instrument()
     broker = settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS
     if leaving:

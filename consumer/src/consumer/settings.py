@@ -20,9 +20,7 @@ class Settings(BrokerSettings):
         pattern=r"^[^/+#\x00-\x1f\x7f]{1,100}$",
         description="1 to 100 characters without / + # or a control character",
     )
-    echo_url: HttpUrl = Field(
-        default=HttpUrl("http://127.0.0.1:8080/echo"), description="a URL, such as http://127.0.0.1:8080/echo"
-    )
+    echo_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8080/echo"), description="an http:// or https:// URL")
     echo_timeout_seconds: float = Field(default=3.0, gt=0, le=60, description="seconds, up to 60")
     retry_seconds: float = Field(default=60.0, ge=0, le=86_400, description="seconds, 0 to 86400")
     workers: int = Field(default=4, ge=1, le=64, description="a number of threads, 1 to 64")

@@ -30,7 +30,7 @@ MadeAt = Callable[[Message], datetime]
 
 MESSAGE_ID = "messaging.message.id"
 ATTEMPT = "mqtt_delivery.attempt"
-DEAD_LETTER = "mqtt.dead_letter"
+DEAD_LETTER = "messaging.mqtt.dead_letter"
 # Between two tries to hand a dead letter over.
 DEAD_LETTER_PAUSE_SECONDS = 1.0
 

@@ -20,14 +20,15 @@ from mqtt_delivery import Publisher
 from producer.sensor import Sensor
 from producer.settings import Settings
 from service import KEEPALIVE_SECONDS, StopSignal, load_settings
-from telemetry import setup_telemetry, shutdown_telemetry
+from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
 
 
 def set_message_id(span: Span, topic: str, payload: bytes, properties: Properties) -> None:
-    """Publish hook: names the reading on its span."""
+    """Publish hook: names the reading on its span, and the type of the operation as the guide does."""
     span.set_attribute("messaging.message.id", json.loads(payload)["message_id"])
+    span.set_attribute("messaging.operation.type", "publish")
 
 
 def print_trace_id(span: Span, topic: str, payload: bytes, properties: Properties) -> None:
@@ -68,7 +69,7 @@ def main() -> int:
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("producer", settings.resource)
     hook, envelope = print_trace_id if once else set_message_id, settings.json_envelope("sensors/+/reading")
-    PahoMqttInstrumentor().instrument(publish_hook=hook, json_envelope=envelope)
+    PahoMqttInstrumentor().instrument(**{**AS_IN_THE_GUIDE, "publish_hook": hook}, json_envelope=envelope)
     client = settings.new_producer_client(f"producer-once-{uuid4()}" if once else "producer")
     publisher = Publisher(client, settings.buffer_size, None if once else settings.buffer_file)
     broker = settings.mqtt_host, settings.mqtt_port

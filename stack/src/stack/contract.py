@@ -12,7 +12,7 @@ _MESSAGE_ATTRIBUTES: Mapping[str, type] = {
     "messaging.message.body.size": int,
     "server.address": str,
     "server.port": int,
-    "mqtt.qos": int,
+    "messaging.mqtt.qos": int,
 }
 
 

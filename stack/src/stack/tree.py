@@ -11,7 +11,13 @@ from stack.trace import Span, children, roots
 LONGEST_NAME = 120
 LONGEST_MESSAGE = 200
 MOST_LINKS = 5
-NOTABLE = ("mqtt.missing_context", "mqtt.missing_context_reason", "mqtt.dead_letter", "mqtt.retain", "mqtt.dup")
+NOTABLE = (
+    "mqtt.missing_context",
+    "mqtt.missing_context_reason",
+    "messaging.mqtt.dead_letter",
+    "messaging.mqtt.retain",
+    "messaging.mqtt.dup",
+)
 
 
 def tree(spans: list[Span]) -> Tree:
@@ -56,10 +62,12 @@ def _details(span: Span) -> Iterator[Text]:
         yield Text(f"error {printable(said, LONGEST_MESSAGE)}".rstrip(), style="red")
     if notes := [f"{name}={_text(span.attributes[name])}" for name in NOTABLE if name in span.attributes]:
         yield Text(" ".join(notes), style="yellow")
-    for trace_id, _ in span.links[:MOST_LINKS]:
+    # A process span is linked to its publish span also where that is its parent, which the tree shows already.
+    elsewhere = [trace_id for trace_id, _ in span.links if trace_id != span.trace_id]
+    for trace_id in elsewhere[:MOST_LINKS]:
         yield Text(f"link to trace {trace_id}", style="magenta")
-    if len(span.links) > MOST_LINKS:
-        yield Text(f"and {len(span.links) - MOST_LINKS} more links", style="magenta")
+    if len(elsewhere) > MOST_LINKS:
+        yield Text(f"and {len(elsewhere) - MOST_LINKS} more links", style="magenta")
 
 
 def _text(value: object) -> str:

@@ -41,7 +41,7 @@ class Heard:
 
     topic: str
     qos: int
-    traceparents: list[str]
+    user_properties: list[tuple[str, str]]
     # What the payload says, where it is a JSON object.
     payload: dict[str, Any]
     # Seconds since 1970.
@@ -50,11 +50,14 @@ class Heard:
     @property
     def context(self) -> str:
         """Where its trace context is: ``properties`` or ``payload``; else why there is none that can be used."""
-        if len(self.traceparents) > 1:
+        traceparents = {value for name, value in self.user_properties if name == "traceparent"}
+        if len(traceparents) > 1:
             return "duplicate"
-        if self.traceparents:
-            return "properties" if is_traceparent(self.traceparents[0]) else "invalid"
-        return "payload" if is_traceparent(self.payload.get("traceparent")) else "absent"
+        if traceparents:
+            return "properties" if is_traceparent(traceparents.pop()) else "invalid"
+        if is_traceparent(self.payload.get("traceparent")):
+            return "payload"
+        return "wrong_case" if any(name.lower() == "traceparent" for name, _ in self.user_properties) else "absent"
 
 
 def is_traceparent(value: object) -> bool:
@@ -128,7 +131,6 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
 
 
 def _heard(message: mqtt.MQTTMessage) -> Heard:
-    pairs: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
     try:
         payload = json.loads(message.payload)
     except (ValueError, RecursionError):
@@ -136,7 +138,7 @@ def _heard(message: mqtt.MQTTMessage) -> Heard:
     return Heard(
         topic=message.topic,
         qos=message.qos,
-        traceparents=[value for name, value in pairs if name == "traceparent"],
+        user_properties=getattr(message.properties, "UserProperty", []),
         payload=payload if isinstance(payload, dict) else {},
         arrived=time.time(),
     )
@@ -213,6 +215,10 @@ FIXES = {
     "invalid": (
         "with a traceparent that is not W3C Trace Context",
         "let the propagator's inject() write it: 00-<32 hex digits>-<16 hex digits>-<2 hex digits>.",
+    ),
+    "wrong_case": (
+        "with another spelling of traceparent",
+        "write the name in lower case: MQTT tells spellings apart.",
     ),
     "duplicate": (
         "with more than one traceparent",

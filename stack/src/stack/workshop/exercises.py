@@ -134,7 +134,7 @@ def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
     for spans in evidence.traces("messaging.destination.name", TOPIC):
         publish, process = of_kind(spans, "Producer"), of_kind(spans, "Consumer")
         if publish and process:
-            qos = 1 if publish.attributes.get("mqtt.qos") == 1 else 0
+            qos = 1 if publish.attributes.get("messaging.mqtt.qos") == 1 else 0
             arrived[qos] |= qos == 0 or process.start - publish.end > WAITED_NANOSECONDS
     if not arrived[0]:
         yield f"no reading with QoS 0 has arrived at the consumer: {PUBLISH} --qos 0"
@@ -144,7 +144,7 @@ def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
     publish = of_kind(lost, "Producer")
     if lost and kinds(lost) != ["Producer"]:
         yield "LOST_TRACE has more than a publish span, so its reading was not lost"
-    elif publish and publish.attributes.get("mqtt.qos") == 1:
+    elif publish and publish.attributes.get("messaging.mqtt.qos") == 1:
         yield "LOST_TRACE was published with QoS 1: the broker keeps that, and its reading arrives when it can"
 
 
@@ -164,7 +164,7 @@ def instrument_a_service(evidence: Evidence) -> Iterator[str]:
         yield f"{own[0][0].name} of the alerter is not below a publish span: extract the context, and start it in that"
         return
     # The library alone says where the context was from.
-    by_library = [span for span in below if "mqtt.context_source" in span.attributes]
+    by_library = [span for span in below if "messaging.mqtt.context_source" in span.attributes]
     by_hand = [span for span in below if span not in by_library]
     if not by_hand:
         yield "no process span by hand: make one in on_message, without the library"
@@ -183,8 +183,9 @@ def publishes(spans: list[Span]) -> list[Span]:
 def process_a_batch(evidence: Evidence) -> Iterator[str]:
     """A batch, and one of the readings that it is linked to."""
     recent = [evidence.viewer.trace(found) for found in evidence.viewer.trace_ids(0, time.time_ns())[:RECENT_READINGS]]
-    if not any(span.links for spans in recent for span in spans):
-        yield f"no span in the last {RECENT_READINGS} traces has a link: start the consumer with BATCH_SIZE=5"
+    # One message is linked to its publish span too, in its own trace.
+    if not any(trace_id != span.trace_id for spans in recent for span in spans for trace_id, _ in span.links):
+        yield f"no span in the last {RECENT_READINGS} traces links to another: start the consumer with BATCH_SIZE=5"
         return
     batch, reading = evidence.trace("BATCH_TRACE"), evidence.trace("READING_TRACE")
     links = {trace_id for span in roots(batch) for trace_id, _ in span.links}
@@ -199,7 +200,7 @@ def process_a_batch(evidence: Evidence) -> Iterator[str]:
 
 def follow_a_dead_letter(evidence: Evidence) -> Iterator[str]:
     """The trace of a reading that echo refused, and why it did."""
-    dead = evidence.traces("mqtt.dead_letter", f"dead-letter/{TOPIC}")
+    dead = evidence.traces("messaging.mqtt.dead_letter", f"dead-letter/{TOPIC}")
     if not dead:
         yield f"no reading of workshop-001 is in the dead letters: {PUBLISH} --broken"
         return

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Instrument `paho-mqtt`_ to trace MQTT messages from their publisher to their subscribers.
 
@@ -65,17 +66,18 @@ API
 
 from __future__ import annotations
 
-import atexit
 import logging
+import os
 import threading
 from collections.abc import Collection
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
-from opentelemetry.instrumentation.paho_mqtt import processing, publishing
+from opentelemetry.instrumentation.paho_mqtt import connecting, private, processing, publishing, settling, subscribing
+from opentelemetry.instrumentation.paho_mqtt.batch import message_links, process_batch
 from opentelemetry.instrumentation.paho_mqtt.binary_format import bytes_to_span_context, span_context_to_bytes
 from opentelemetry.instrumentation.paho_mqtt.package import _instruments  # pyright: ignore[reportPrivateUsage] (the name by convention)
-from opentelemetry.instrumentation.paho_mqtt.processing import Message, message_links, process_batch, process_span
+from opentelemetry.instrumentation.paho_mqtt.processing import Message, process_span
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     context_to_user_properties,
     has_trace_context,
@@ -88,8 +90,13 @@ from opentelemetry.instrumentation.paho_mqtt.telemetry import (
     Telemetry,
     assignments,
 )
+from opentelemetry.instrumentation.paho_mqtt.trace_context_level_1 import TraceContextLevel1Propagator
 from opentelemetry.instrumentation.paho_mqtt.version import __version__
-from paho.mqtt.client import Client
+from opentelemetry.instrumentation.paho_mqtt.wrapping import WrappedMethod
+from paho.mqtt.client import Client, MQTTMessageInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it from Python 3.11 on
 
 __all__ = [
     "Message",
@@ -97,6 +104,7 @@ __all__ = [
     "PahoMqttInstrumentor",
     "ProcessHook",
     "PublishHook",
+    "TraceContextLevel1Propagator",
     "__version__",
     "bytes_to_span_context",
     "context_to_user_properties",
@@ -110,35 +118,54 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-_WRAPPERS = {
-    "publish": publishing.wrap_publish,
-    "_do_on_publish": publishing.wrap_do_on_publish,
-    "_handle_pubrec": publishing.wrap_handle_pubrec,
-    "disconnect": publishing.wrap_disconnect,
-    "_do_on_disconnect": publishing.wrap_do_on_disconnect,
-    "_handle_on_message": processing.wrap_handle_on_message,
-}
+_UNDER_LOCKS = "spans may end while paho holds a lock"
 
-_originals: dict[str, Any] = {}
+_METHODS = (
+    WrappedMethod(Client, "publish", publishing.publish),
+    WrappedMethod(
+        Client,
+        "_handle_pubackcomp",
+        publishing.handle_acknowledgement,
+        "publish spans end when the message is handed over, not when it is acknowledged",
+    ),
+    WrappedMethod(
+        Client, "_handle_pubrec", publishing.handle_pubrec, "the refusal of a message with QoS 2 is not seen"
+    ),
+    WrappedMethod(Client, "_handle_pubrel", publishing.inside_paho, _UNDER_LOCKS),
+    WrappedMethod(Client, "_handle_connack", publishing.inside_paho, _UNDER_LOCKS),
+    WrappedMethod(Client, "disconnect", publishing.disconnect),
+    WrappedMethod(Client, "loop_misc", publishing.loop_misc),
+    WrappedMethod(
+        Client,
+        "_do_on_disconnect",
+        publishing.do_on_disconnect,
+        "publish spans stay open when a connection ends for good",
+    ),
+    WrappedMethod(Client, "_handle_on_message", processing.handle_on_message, "there are no process spans"),
+    WrappedMethod(MQTTMessageInfo, "wait_for_publish", publishing.wait_for_publish),
+    WrappedMethod(Client, "subscribe", subscribing.subscribe, "the filters of subscriptions are no templates"),
+    WrappedMethod(Client, "unsubscribe", subscribing.unsubscribe, "filters stay templates after an unsubscribe"),
+    WrappedMethod(Client, "ack", settling.ack, "there are no settle spans"),
+    WrappedMethod(Client, "connect_async", connecting.connect_async, "a will carries no trace context"),
+    WrappedMethod(Client, "_send_connect", connecting.send_connect, "a will carries no trace context"),
+)
+
 _lock = threading.Lock()
+_wrapped = False
 
 
 def _wrap_or_unwrap() -> None:
-    """Wraps paho's methods while there is telemetry for any client, and only then.
-
-    With plain functions: for each call of these methods, wrapt costs a publisher about five per cent of its rate.
-    """
-    needed = assignments.everyone is not None or any(assignments.single.values())
-    if needed and not _originals:
-        for name, wrap in _WRAPPERS.items():
-            _originals[name] = vars(Client)[name]
-            setattr(Client, name, wrap(_originals[name]))
-        atexit.register(publishing.end_all_open_spans)
-    elif _originals and not needed:
-        for name, original in _originals.items():
-            setattr(Client, name, original)
-        _originals.clear()
-        atexit.unregister(publishing.end_all_open_spans)
+    """Wraps paho's methods while there is telemetry for any client, and only then."""
+    global _wrapped
+    needed = assignments.everyone is not None or assignments.any_single()
+    if needed and not _wrapped:
+        private.check()
+        for method in _METHODS:
+            method.put_on()
+    elif _wrapped and not needed:
+        for method in _METHODS:
+            method.take_off()
+    _wrapped = needed
 
 
 class PahoMqttInstrumentor(BaseInstrumentor):
@@ -156,9 +183,20 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         Whether paho's handlers run in a process span; True if not given. Set it to False where they hand messages over,
         and use :func:`process_span` where these are processed.
     process_links
-        Whether process spans are linked to the publish spans instead of being their children; False if not given.
+        A process span is always linked to the publish span. True: it is never its child, but a child of the current
+        span, or a root. False: it is always its child, and linked to the current span if there is one. If not given, it
+        is its child unless another span is active, as the conventions advise.
     destination_templates
-        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``.
+        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``. Where none
+        does, a received message has the filter that its client has subscribed to.
+    topics_in_span_names
+        Whether span names hold the whole topic; False if not given, as topics often hold the id of a device. Then they
+        hold the template of the topic, or the operation alone.
+    settle_spans
+        Whether ``Client.ack`` has a span, where the client acknowledges messages itself; True if not given.
+    connection_metrics
+        Whether there are two metrics more: messages in flight, and connections after a client's first; False if not
+        given.
     json_envelope
         MQTT topic filters. JSON objects on topics that match carry the trace context in the payload where there are no
         user properties: written by clients of MQTT 3.1.1, read by all. None if not given.
@@ -175,10 +213,12 @@ class PahoMqttInstrumentor(BaseInstrumentor):
             _wrap_or_unwrap()
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        publishing.end_all_open_spans()
+        """Takes the instrumentation off all clients but those that were instrumented one by one."""
+        telemetry, assignments.everyone = assignments.everyone, None
+        if telemetry is not None:
+            publishing.release(telemetry)
         with _lock:
-            assignments.everyone = None
-            assignments.single.clear()
+            assignments.forget_exceptions()
             _wrap_or_unwrap()
 
     @staticmethod
@@ -190,11 +230,11 @@ class PahoMqttInstrumentor(BaseInstrumentor):
             **options: See the class.
 
         Raises:
-            TypeError: An option is unknown, or a single string was given for a list of topic filters.
+            TypeError: A single string was given for a list of topic filters.
         """
         telemetry = Telemetry.create(**options)
         with _lock:
-            if assignments.single.get(client) is not None:
+            if assignments.single.get(client, None) is not None:
                 _logger.warning("Attempting to instrument a client while already instrumented")
                 return
             assignments.single[client] = telemetry
@@ -207,13 +247,23 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         Args:
             client: The client.
         """
-        if assignments.of(client) is None:
+        telemetry = assignments.of(client)
+        if telemetry is None:
             _logger.warning("Attempting to uninstrument a client while already uninstrumented")
             return
-        publishing.end_open_spans(client)
+        assignments.single[client] = None
+        publishing.release(telemetry, client)
         with _lock:
             if assignments.everyone is None:
-                del assignments.single[client]
-            else:
-                assignments.single[client] = None
+                assignments.forget_exceptions()
             _wrap_or_unwrap()
+
+
+def _forked() -> None:
+    """Another thread may have held the lock when this process was forked off; it does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

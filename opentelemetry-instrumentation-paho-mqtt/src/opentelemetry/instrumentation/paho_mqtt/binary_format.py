@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Trace context in binary payloads: the draft `W3C Trace Context binary format`_, version 0.
 
@@ -33,8 +34,8 @@ def span_context_to_bytes(span_context: SpanContext) -> tuple[bytes, bytes]:
     traceparent = b"".join(
         [
             b"\x00",
-            b"\x00" + span_context.trace_id.to_bytes(16),
-            b"\x01" + span_context.span_id.to_bytes(8),
+            b"\x00" + span_context.trace_id.to_bytes(16, "big"),
+            b"\x01" + span_context.span_id.to_bytes(8, "big"),
             b"\x02" + bytes([span_context.trace_flags & _SAMPLED]),
         ]
     )
@@ -56,8 +57,8 @@ def bytes_to_span_context(traceparent: bytes, tracestate: bytes = b"") -> SpanCo
     if len(traceparent) < _TRACEPARENT_LENGTH or (traceparent[1], traceparent[18], traceparent[27]) != (0, 1, 2):
         return None
     span_context = SpanContext(
-        trace_id=int.from_bytes(traceparent[2:18]),
-        span_id=int.from_bytes(traceparent[19:27]),
+        trace_id=int.from_bytes(traceparent[2:18], "big"),
+        span_id=int.from_bytes(traceparent[19:27], "big"),
         is_remote=True,
         trace_flags=TraceFlags(traceparent[28] & _SAMPLED),
         trace_state=_trace_state(tracestate),

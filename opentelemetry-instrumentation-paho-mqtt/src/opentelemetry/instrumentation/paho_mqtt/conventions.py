@@ -1,40 +1,55 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Names of spans and attributes, by the OpenTelemetry `messaging conventions`_.
 
-``messaging.system`` has no value for MQTT there; ``mqtt`` is what every MQTT implementation uses. The ``mqtt.*``
-attributes are this package's own.
+``messaging.system`` has no value for MQTT there; ``mqtt`` is what every MQTT implementation uses. Attributes below
+``messaging.mqtt`` are this package's own, and so is ``mqtt.missing_context``, which keeps the name that users look for.
 
 .. _messaging conventions: https://opentelemetry.io/docs/specs/semconv/messaging/
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from opentelemetry.instrumentation.paho_mqtt.clients import NO_SUBSCRIPTIONS, UNKNOWN, Connection, state_of
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
-from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
+from opentelemetry.instrumentation.paho_mqtt.topics import Subscriptions, TopicFilters
 from opentelemetry.semconv._incubating.attributes.messaging_attributes import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
-    MESSAGING_CLIENT_ID,
+    MESSAGING_CONSUMER_GROUP_NAME,
     MESSAGING_DESTINATION_NAME,
     MESSAGING_DESTINATION_TEMPLATE,
     MESSAGING_MESSAGE_BODY_SIZE,
+    MESSAGING_MESSAGE_CONVERSATION_ID,
     MESSAGING_OPERATION_NAME,
     MESSAGING_OPERATION_TYPE,
     MESSAGING_SYSTEM,
+    MessagingOperationTypeValues,
 )
-from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
-from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client
 
-MQTT_QOS = "mqtt.qos"
-MQTT_RETAIN = "mqtt.retain"
-MQTT_DUP = "mqtt.dup"
-MQTT_CONTEXT_SOURCE = "mqtt.context_source"
+# Not from opentelemetry-semantic-conventions, where each edition is in the releases since: an older one will do.
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+MQTT = "mqtt"
+
+PUBLISH = "publish"
+PROCESS = "process"
+ACK = "ack"
+_OPERATION_TYPES = {
+    PUBLISH: MessagingOperationTypeValues.SEND.value,
+    PROCESS: MessagingOperationTypeValues.PROCESS.value,
+    ACK: MessagingOperationTypeValues.SETTLE.value,
+}
+
+MQTT_QOS = "messaging.mqtt.qos"
+MQTT_RETAIN = "messaging.mqtt.retain"
+MQTT_DUP = "messaging.mqtt.dup"
+MQTT_CONTEXT_SOURCE = "messaging.mqtt.context_source"
 MQTT_MISSING_CONTEXT = "mqtt.missing_context"
 MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 
@@ -43,34 +58,31 @@ Attributes = dict[str, AttributeValue]
 
 @dataclass(frozen=True, eq=False)
 class Conventions:
-    """One edition of the conventions, and the user's templates of topics."""
+    """The conventions, and what the user decides within them."""
 
-    schema_url: str
-    publish: str
-    process: str
+    templates: TopicFilters
     # Topics often hold a device's id: then only a template keeps the number of span names low.
     topics_in_span_names: bool
-    templates: TopicFilters
-
-    @classmethod
-    def from_environment(cls, templates: Iterable[str]) -> Conventions:
-        """The edition that ``OTEL_SEMCONV_STABILITY_OPT_IN`` asks for.
-
-        Args:
-            templates: MQTT topic filters; the first that matches a topic is its ``messaging.destination.template``.
-        """
-        choices = {choice.strip() for choice in os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")}
-        filters = TopicFilters(templates)
-        if choices & {"messaging", "messaging/dup"}:
-            return cls(Schemas.V1_44_0.value, "send", "process", False, filters)
-        return cls(Schemas.V1_27_0.value, "publish", "process", True, filters)
 
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
-        """Describes an operation of a client on a topic, or on several if empty; ``name`` is one of the two above."""
+        """Describes an operation of a client on a topic, or on none if empty; ``name`` is one of those above."""
         if client is None:
-            return _operation(self, name, topic, "", None, b"")
-        port = None if client._transport == "unix" else client._port  # pyright: ignore[reportPrivateUsage] (a property costs a call)
-        return _operation(self, name, topic, client._host, port, client._client_id)  # pyright: ignore[reportPrivateUsage] (likewise; the client id has none)
+            return _operation(self, name, topic, UNKNOWN, NO_SUBSCRIPTIONS)
+        state = state_of(client)
+        subscriptions = NO_SUBSCRIPTIONS if name == PUBLISH else state.subscriptions
+        return _operation(self, name, topic, state.connection(client), subscriptions)
+
+    def batch_operation(self, name: str, client: Client | None, topics: set[str]) -> Operation:
+        """Describes an operation on several topics at once: by what holds for each of them."""
+        first, *others = [self.operation(name, client, topic) for topic in topics or {""}]
+        for other in others:
+            first = first.common_with(other, name)
+        return first
+
+
+def connection_attributes(client: Client) -> Attributes:
+    """What the metrics of a client's connection say."""
+    return {MESSAGING_SYSTEM: MQTT, **state_of(client).connection(client).server}
 
 
 def payload_size(payload: Any) -> int:
@@ -83,6 +95,15 @@ def payload_size(payload: Any) -> int:
     return 0
 
 
+def conversation_id(correlation_data: bytes) -> str:
+    """Correlation Data (MQTT 5.0, 3.3.2.3.6), which are bytes: as text where they are printable UTF-8, else as hex."""
+    try:
+        text = correlation_data.decode("utf-8")
+    except UnicodeDecodeError:
+        return correlation_data.hex()
+    return text if text.isprintable() else correlation_data.hex()
+
+
 @dataclass(frozen=True)
 class Operation:
     """What all messages that a client publishes to a topic, or processes from it, have in common."""
@@ -92,7 +113,9 @@ class Operation:
     # Those with few values, as metrics need.
     metric_attributes: Mapping[str, AttributeValue]
 
-    def message_attributes(self, payload: Any, qos: int, retain: bool, dup: bool = False) -> Attributes:
+    def message_attributes(
+        self, payload: Any, qos: int, retain: bool, dup: bool = False, properties: Any = None
+    ) -> Attributes:
         """What the span of one message says."""
         attributes: Attributes = {
             **self.span_attributes,
@@ -103,30 +126,41 @@ class Operation:
             attributes[MQTT_RETAIN] = True
         if dup:
             attributes[MQTT_DUP] = True
+        correlation_data = getattr(properties, "CorrelationData", None)
+        if correlation_data:
+            attributes[MESSAGING_MESSAGE_CONVERSATION_ID] = conversation_id(correlation_data)
         return attributes
+
+    def common_with(self, other: Operation, name: str) -> Operation:
+        """What both have in common; ``name`` is the span's name if theirs differ."""
+        return Operation(
+            self.span_name if self.span_name == other.span_name else name,
+            _common(self.span_attributes, other.span_attributes),
+            _common(self.metric_attributes, other.metric_attributes),
+        )
+
+
+def _common(some: Mapping[str, AttributeValue], others: Mapping[str, AttributeValue]) -> Attributes:
+    return {name: value for name, value in some.items() if others.get(name) == value}
 
 
 @lru_cache(maxsize=1024)
 def _operation(
-    conventions: Conventions, name: str, topic: str, address: str, port: int | None, client_id: bytes
+    conventions: Conventions, name: str, topic: str, connection: Connection, subscriptions: Subscriptions
 ) -> Operation:
     topic = encodable(topic)
     template = conventions.templates.match(topic) if topic else None
-    attributes: Attributes = {
-        MESSAGING_SYSTEM: "mqtt",
-        MESSAGING_OPERATION_NAME: name,
-        MESSAGING_OPERATION_TYPE: name,
-    }
-    if address:
-        attributes[SERVER_ADDRESS] = encodable(address)
-        if port is not None:
-            attributes[SERVER_PORT] = port
+    subscription = subscriptions.match(topic)
+    attributes: Attributes = {MESSAGING_SYSTEM: MQTT, MESSAGING_OPERATION_NAME: name}
+    if subscription is not None:
+        template = template or encodable(subscription.topic_filter)
+        if subscription.group is not None:
+            attributes[MESSAGING_CONSUMER_GROUP_NAME] = encodable(subscription.group)
     if template is not None:
         attributes[MESSAGING_DESTINATION_TEMPLATE] = template
-    metric_attributes = attributes.copy()
+    metric_attributes = attributes | connection.server
+    attributes |= {MESSAGING_OPERATION_TYPE: _OPERATION_TYPES[name], **connection.attributes}
     if topic:
         attributes[MESSAGING_DESTINATION_NAME] = topic
-    if client_id:
-        attributes[MESSAGING_CLIENT_ID] = client_id.decode("utf-8", "replace")
     destination = topic if conventions.topics_in_span_names else template
     return Operation(f"{name} {destination}" if destination else name, attributes, metric_attributes)

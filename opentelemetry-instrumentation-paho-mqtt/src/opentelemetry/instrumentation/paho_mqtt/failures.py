@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Failures: those of messages go onto their spans, those of telemetry into the log and no further."""
 

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Trace context in JSON payloads, for MQTT 3.1.1, which has no user properties.
 
@@ -11,6 +12,7 @@ import json
 from typing import Any
 
 from opentelemetry.instrumentation.paho_mqtt.propagation import UserProperties
+from opentelemetry.instrumentation.paho_mqtt.topics import TopicFilters
 
 FIELDS = ("traceparent", "tracestate")
 
@@ -36,6 +38,25 @@ def _members(payload: object) -> _Members | None:
     return parsed if isinstance(parsed, _Members) else None
 
 
+class JsonEnvelope(TopicFilters):
+    """Reads and writes the trace context of JSON payloads on topics that match.
+
+    Args:
+        filters: Topic filters.
+
+    Raises:
+        TypeError: A single string was given.
+    """
+
+    def read(self, payload: object) -> UserProperties:
+        """See :func:`read`."""
+        return read(payload)
+
+    def write(self, payload: Any, fields: UserProperties) -> Any:
+        """See :func:`write`."""
+        return write(payload, fields)
+
+
 def read(payload: object) -> UserProperties:
     """Reads the trace context of a payload.
 
@@ -43,9 +64,11 @@ def read(payload: object) -> UserProperties:
         payload: The payload as received; anything but a JSON object in UTF-8 carries no context.
 
     Returns:
-        Name and value pairs in the form of user properties, equal names included.
+        Name and value pairs in the form of user properties, equal names and other spellings of them included.
     """
-    return [(name, value) for name, value in _members(payload) or () if name in FIELDS and isinstance(value, str)]
+    return [
+        (name, value) for name, value in _members(payload) or () if name.lower() in FIELDS and isinstance(value, str)
+    ]
 
 
 def write(payload: Any, fields: UserProperties) -> Any:

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """The `messaging metrics`_ of a client.
 
@@ -6,11 +7,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import Meter
-from opentelemetry.semconv._incubating.metrics.messaging_metrics import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
+from opentelemetry.instrumentation.paho_mqtt.counter import MessageCounter
+from opentelemetry.instrumentation.paho_mqtt.sdk import is_sdk
+from opentelemetry.metrics import Meter, MeterProvider, Observation, get_meter_provider
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import (  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
+    MESSAGING_OPERATION_TYPE,
+    MessagingOperationTypeValues,
+)
+from opentelemetry.semconv._incubating.metrics.messaging_metrics import (  # pyright: ignore[reportMissingTypeStubs] (likewise)
     MESSAGING_CLIENT_CONSUMED_MESSAGES,
     MESSAGING_CLIENT_OPERATION_DURATION,
     MESSAGING_CLIENT_SENT_MESSAGES,
@@ -18,24 +25,39 @@ from opentelemetry.semconv._incubating.metrics.messaging_metrics import (  # pyr
 )
 from opentelemetry.util.types import AttributeValue
 
+MQTT_CLIENT_INFLIGHT_MESSAGES = "messaging.mqtt.client.inflight.messages"
+MQTT_CLIENT_RECONNECTS = "messaging.mqtt.client.reconnects"
+
+_SEND = MessagingOperationTypeValues.SEND.value
+_SETTLE = MessagingOperationTypeValues.SETTLE.value
+
 # In seconds, as the conventions specify.
 _DURATION_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 
 
 class Metrics:
-    """The four instruments."""
+    """The four instruments, and two that are off by default; the counters are made once there is an SDK.
 
-    def __init__(self, meter: Meter) -> None:
-        self._sent = meter.create_counter(
-            MESSAGING_CLIENT_SENT_MESSAGES, "{message}", "Messages that the client tried to send to the broker."
-        )
-        self._consumed = meter.create_counter(
-            MESSAGING_CLIENT_CONSUMED_MESSAGES, "{message}", "Messages that were delivered to the application."
-        )
+    Args:
+        meter: Makes them.
+        meter_provider: Where that is from; the global one if None.
+        in_flight: Observes the messages in flight; None leaves the two instruments out that tell of connections.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        meter_provider: MeterProvider | None = None,
+        in_flight: Callable[[], Iterable[Observation]] | None = None,
+    ) -> None:
+        self._meter = meter
+        self._meter_provider = meter_provider
+        self._sent: MessageCounter | None = None
+        self._consumed: MessageCounter | None = None
         self._operation_duration = meter.create_histogram(
             MESSAGING_CLIENT_OPERATION_DURATION,
             "s",
-            "Duration of a publish, until the broker's acknowledgement.",
+            "Duration of a publish, until the broker's acknowledgement, or of an acknowledgement of the client's own.",
             explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
         self._process_duration = meter.create_histogram(
@@ -44,16 +66,62 @@ class Metrics:
             "Duration of the processing of a message or batch.",
             explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
+        self._reconnects = None
+        if in_flight is not None:
+            meter.create_observable_gauge(
+                MQTT_CLIENT_INFLIGHT_MESSAGES,
+                [lambda _: in_flight()],
+                "{message}",
+                "Messages with QoS 1 or 2 that are on their way to the broker.",
+            )
+            self._reconnects = meter.create_counter(
+                MQTT_CLIENT_RECONNECTS, "{reconnect}", "Connections after the first one of a client."
+            )
 
-    def published(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
-        """Counts a message that was sent, or failed to be; ``context`` holds its span, for the exemplars."""
-        self._sent.add(1, attributes)
-        self._operation_duration.record(seconds, attributes, context)
+    def listens(self) -> bool:
+        """Whether there is an SDK; until there is one, each call looks."""
+        if self._consumed is not None:
+            return True
+        if not is_sdk(self._meter_provider or get_meter_provider()):
+            return False
+        self._sent = MessageCounter(
+            self._meter, MESSAGING_CLIENT_SENT_MESSAGES, "Messages that the client sent to the broker."
+        )
+        self._consumed = MessageCounter(
+            self._meter, MESSAGING_CLIENT_CONSUMED_MESSAGES, "Messages that were delivered to the application."
+        )
+        return True
+
+    def published(
+        self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context, sent: bool = True
+    ) -> None:
+        """Records how long a publish took, and counts its message if that went out to the broker.
+
+        Args:
+            seconds: From the call to the end of the span.
+            attributes: Those of the operation, and ``error.type`` if it failed.
+            context: Holds the span, for the exemplars.
+            sent: Whether the message went out.
+        """
+        if self.listens() and self._sent is not None:
+            if sent:
+                self._sent.add(1, attributes)
+            self._operation_duration.record(seconds, {**attributes, MESSAGING_OPERATION_TYPE: _SEND}, context)
+
+    def settled(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
+        """Records how long an acknowledgement took; ``context`` holds its span, for the exemplars."""
+        self._operation_duration.record(seconds, {**attributes, MESSAGING_OPERATION_TYPE: _SETTLE}, context)
 
     def delivered(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Counts a message that reached the application."""
-        self._consumed.add(1, attributes)
+        if self.listens() and self._consumed is not None:
+            self._consumed.add(1, attributes)
 
     def processed(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
         """Records how long a handler took; ``context`` holds its span, for the exemplars."""
         self._process_duration.record(seconds, attributes, context)
+
+    def reconnected(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Counts a connection after the first one of a client."""
+        if self._reconnects is not None:
+            self._reconnects.add(1, attributes)

@@ -1,33 +1,37 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """The process span: around the handling of one received message, or of a batch of them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import wraps
-from time import perf_counter
+from contextvars import ContextVar
+from functools import partial
+from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Any, Protocol, cast
 
-from opentelemetry.context import Context, attach, create_key, detach, get_value, set_value
-from opentelemetry.instrumentation.paho_mqtt import json_envelope
+from opentelemetry import baggage
+from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.instrumentation.paho_mqtt import endings, private
+from opentelemetry.instrumentation.paho_mqtt.clients import state_of
 from opentelemetry.instrumentation.paho_mqtt.conventions import (
     MQTT_CONTEXT_SOURCE,
     MQTT_MISSING_CONTEXT,
     MQTT_MISSING_CONTEXT_REASON,
+    PROCESS,
     Operation,
 )
 from opentelemetry.instrumentation.paho_mqtt.failures import call_hook, error_type, never_raises, record_exception
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     UserProperties,
     missing_context_reason,
+    passed_on,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_BATCH_MESSAGE_COUNT  # pyright: ignore[reportMissingTypeStubs] (it has types; pyright overlooks py.typed)
+from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -41,7 +45,8 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 
-_CURRENT_PROCESS = create_key("paho-mqtt-process")
+# Not a value of OpenTelemetry's context, which is copied for each.
+_current: ContextVar[_Process | None] = ContextVar("paho-mqtt-process", default=None)
 
 
 class Message(Protocol):
@@ -90,12 +95,17 @@ class _Process(AbstractContextManager[Span]):
         self._metric_attributes = metric_attributes
         self._missing_context = missing_context
         self._started = perf_counter()
+        self._process = endings.process()
         self.span = span
         self.message = message
+        self.is_open = False
 
     def __enter__(self) -> Span:
         # Made here and not kept: it refers to this object, and nothing of a message may wait for the garbage collector.
-        self._token = attach(set_value(_CURRENT_PROCESS, self, self._context))
+        self._token = attach(self._context)
+        self._outer = _current.get()
+        _current.set(self)
+        self.is_open = True
         hook = self._telemetry.process_hook
         if hook is not None and self.message is not None:
             call_hook(hook, self.span, cast(MQTTMessage, self.message))
@@ -104,15 +114,18 @@ class _Process(AbstractContextManager[Span]):
     def __exit__(
         self, exception_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.is_open = False
+        _current.set(self._outer)
         detach(self._token)
+        if self._process != endings.process():
+            return
         if isinstance(error, Exception):
             self.failed(error)
-        self._end()
-
-    @never_raises
-    def count(self) -> None:
-        """Counts the message as delivered."""
-        self._telemetry.metrics.delivered(self._metric_attributes)
+        seconds = perf_counter() - self._started
+        if endings.thread.held:
+            endings.note(partial(self._end, seconds, time_ns()))
+        else:
+            self._end(seconds)
 
     def failed(self, error: Exception) -> None:
         """Notes an exception of the body."""
@@ -120,23 +133,36 @@ class _Process(AbstractContextManager[Span]):
         record_exception(self.span, error)
 
     @never_raises
-    def _end(self) -> None:
-        self.span.end()
+    def _end(self, seconds: float, nanoseconds: int | None = None) -> None:
+        self.span.end(nanoseconds)
         attributes = self._metric_attributes
         if self._missing_context:
             attributes = {**attributes, MQTT_MISSING_CONTEXT: True}
-        self._telemetry.metrics.processed(perf_counter() - self._started, attributes, self._context)
+        self._telemetry.metrics.processed(seconds, attributes, self._context)
+
+
+class _Attached(AbstractContextManager[None]):
+    """Runs its body in a context."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = attach(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        detach(self._token)
 
 
 def _topic(message: Message) -> str:
     try:
         return str(message.topic)
     except UnicodeDecodeError:
-        return cast(MQTTMessage, message)._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (the bytes have no public name)
+        return private.topic_bytes(cast(MQTTMessage, message)).decode("utf-8", "replace")
 
 
 def _operation(telemetry: Telemetry, client: Client | None, topic: str) -> Operation:
-    return telemetry.conventions.operation(telemetry.conventions.process, client, topic)
+    return telemetry.conventions.operation(PROCESS, client, topic)
 
 
 def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Context, SpanContext | None, str]:
@@ -146,8 +172,9 @@ def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Con
     carried = get_current_span(context).get_span_context()
     if carried.is_valid:
         return context, carried, "user_properties"
-    if telemetry is not None and telemetry.json_envelope.match(_topic(message)) is not None:
-        in_payload = json_envelope.read(message.payload)
+    envelope = telemetry.json_envelope if telemetry is not None else None
+    if envelope is not None and envelope.match(_topic(message)) is not None:
+        in_payload = envelope.read(message.payload)
         if in_payload:
             fields, context = in_payload, user_properties_to_context(in_payload)
             carried = get_current_span(context).get_span_context()
@@ -156,25 +183,49 @@ def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Con
     return context, None, missing_context_reason(fields)
 
 
+def _in_surroundings(carried: Context) -> Context:
+    """What a message carries, with all of the current context that it says nothing of, but for the span."""
+    current = get_current()
+    if not current:
+        return carried
+    context = set_span_in_context(get_current_span(carried), Context({**current, **carried}))
+    for name, value in baggage.get_all(current).items():
+        if baggage.get_baggage(name, carried) is None:
+            context = baggage.set_baggage(name, value, context)
+    return context
+
+
 @never_raises
-def _start(telemetry: Telemetry, client: Client | None, message: Message, link: bool) -> _Process:
-    """Opens the span of one message: below its publish span, or linked to it."""
-    operation = _operation(telemetry, client, _topic(message))
+def _start(telemetry: Telemetry, client: Client | None, message: Message, links_only: bool | None) -> _Process:
+    return _open(telemetry, _operation(telemetry, client, _topic(message)), message, links_only)
+
+
+def _open(telemetry: Telemetry, operation: Operation, message: Message, links_only: bool | None) -> _Process:
+    """Opens the span of one message: linked to its publish span, and below that one or below what runs."""
     dup: bool = getattr(message, "dup", False)
-    attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup)
+    properties = message.properties
+    attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup, properties)
     context, carried, found = _carried_context(telemetry, message)
-    running = get_current_span()
+    context = _in_surroundings(context)
+    # Most handlers run in no context, and looking for its span costs more than looking for it.
+    running = get_current_span() if get_current() else INVALID_SPAN
     links: list[Link] = []
     if carried is None:
         attributes[MQTT_MISSING_CONTEXT] = True
         attributes[MQTT_MISSING_CONTEXT_REASON] = found
     else:
         attributes[MQTT_CONTEXT_SOURCE] = found
-    if carried is not None and (link or message.retain):
+    if carried is not None:
         links.append(Link(carried))
+    # A span that has ended is current in every thread that was started inside it, and no longer active.
+    if links_only is None:
+        links_only = running.is_recording()
+    if carried is not None and message.retain:
         # The trace of a retained message may have ended days ago, and it is no part of what runs now.
-        context = set_span_in_context(INVALID_SPAN if message.retain else running, context)
-    elif running is not INVALID_SPAN:
+        context = set_span_in_context(INVALID_SPAN, context)
+    elif carried is not None and links_only:
+        context = set_span_in_context(running, context)
+    elif running.get_span_context().is_valid:
         links.append(Link(running.get_span_context()))
     span = telemetry.tracer.start_span(
         operation.span_name,
@@ -183,25 +234,12 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, link: 
         attributes=attributes,
         links=links,
     )
+    span = passed_on(span, context)
     return _Process(telemetry, span, context, operation.metric_attributes, message, carried is None)
 
 
-@never_raises
-def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence[Message]) -> _Process:
-    """Opens the span of a batch: below what runs, linked to the publish span of each message."""
-    topics = {_topic(message) for message in messages}
-    operation = _operation(telemetry, client, topics.pop() if len(topics) == 1 else "")
-    span = telemetry.tracer.start_span(
-        operation.span_name,
-        kind=SpanKind.CONSUMER,
-        attributes={**operation.span_attributes, MESSAGING_BATCH_MESSAGE_COUNT: len(messages)},
-        links=message_links(messages, client=client),
-    )
-    return _Process(telemetry, span, set_span_in_context(span), operation.metric_attributes, None)
-
-
 def process_span(
-    message: Message, *, client: Client | None = None, links: bool = False
+    message: Message, *, client: Client | None = None, links: bool | None = None
 ) -> AbstractContextManager[Span]:
     """Runs the handling of a message in its process span, wherever that happens: in a thread, in an asyncio task.
 
@@ -211,101 +249,89 @@ def process_span(
     Args:
         message: A message as received from paho, or from a library built on it.
         client: The client that received it: the span tells where that is connected, and has its options.
-        links: Whether the span is linked to the publish span instead of being its child. It is a child of the current
-            span then, if there is one.
+        links: Whether the span is only linked to the publish span, and a child of the current span if there is one; as
+            the option ``process_links`` says if None.
 
     Returns:
         A context manager whose value is the span. Exceptions are recorded and go on. If the process span of this very
         message is open already, that one; if paho is not instrumented, one that records nothing.
     """
     telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
+    if telemetry is None or not is_enabled():
         return nullcontext(INVALID_SPAN)
-    current = get_value(_CURRENT_PROCESS)
-    if isinstance(current, _Process) and current.message is message and current.span.is_recording():
+    current = _current.get()
+    if current is not None and current.message is message and current.is_open:
         return nullcontext(current.span)
-    return _start(telemetry, client, message, links or telemetry.process_links) or nullcontext(INVALID_SPAN)
+    links_only = telemetry.process_links if links is None else links
+    return _start(telemetry, client, message, links_only) or nullcontext(INVALID_SPAN)
 
 
-def process_batch(messages: Sequence[Message], *, client: Client | None = None) -> AbstractContextManager[Span]:
-    """Runs one unit of work over several messages in one process span, linked to the publish span of each.
-
-    Args:
-        messages: Messages as received from paho, or from a library built on it.
-        client: The client that received them: the span tells where that is connected, and has its options.
-
-    Returns:
-        A context manager whose value is the span, a child of the current span if there is one. Exceptions are recorded
-        and go on. If paho is not instrumented, the span records nothing.
-    """
-    telemetry = assignments.of(client)
-    if telemetry is None or not is_instrumentation_enabled():
-        return nullcontext(INVALID_SPAN)
-    return _start_batch(telemetry, client, messages) or nullcontext(INVALID_SPAN)
-
-
-def message_links(messages: Sequence[Message], *, client: Client | None = None) -> list[Link]:
-    """Makes the span links of a unit of work over several messages.
-
-    Args:
-        messages: Messages as received from paho, or from a library built on it.
-        client: The client that received them: its options apply.
-
-    Returns:
-        One link for each message that carries a usable context.
-    """
-    telemetry = assignments.of(client)
-    carried = [_carried_context(telemetry, message)[1] for message in messages]
-    return [Link(span_context) for span_context in carried if span_context is not None]
-
-
-def wrap_handle_on_message(original: Callable[..., None]) -> Callable[..., None]:
+def handle_on_message(
+    wrapped: Callable[..., None], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Wraps ``Client._handle_on_message``, which calls every handler of one message."""
-
-    @wraps(original)
-    def handle_on_message(client: Client, message: MQTTMessage) -> None:
-        telemetry = assignments.of(client)
-        if telemetry is None or not is_instrumentation_enabled():
-            return original(client, message)
-        if not telemetry.process_spans:
-            _count(telemetry, client, message)
-            return original(client, message)
-        process = _start(telemetry, client, message, telemetry.process_links)
-        if process is None:
-            return original(client, message)
-        process.count()
-        with process:
-            if not client.suppress_exceptions:
-                return original(client, message)
-            with _suppressed_exceptions(client, process.failed):
-                return original(client, message)
-
-    return handle_on_message
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_enabled():
+        return wrapped(*args, **kwargs)
+    endings.end_noted()
+    process = _received(telemetry, client, *args, **kwargs)
+    if process is None:
+        return wrapped(*args, **kwargs)
+    with process:
+        if not isinstance(process, _Process) or not getattr(client, "suppress_exceptions", False):
+            return wrapped(*args, **kwargs)
+        with _suppressed_exceptions(client, process.failed):
+            return wrapped(*args, **kwargs)
 
 
 @never_raises
-def _count(telemetry: Telemetry, client: Client, message: MQTTMessage) -> None:
-    telemetry.metrics.delivered(_operation(telemetry, client, _topic(message)).metric_attributes)
+def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> AbstractContextManager[object] | None:
+    """Counts a message, and opens its span if there is to be one."""
+    if not (telemetry.has_sdk or telemetry.finds_sdk() or telemetry.process_hook):
+        return _carried_on(telemetry, message) if telemetry.process_spans else None
+    if message.qos and telemetry.settle_spans and private.acknowledges_itself(client):
+        user_properties = getattr(message.properties, "UserProperty", ())
+        state_of(client).unsettled[message.mid] = _topic(message), user_properties
+    operation = _operation(telemetry, client, _topic(message))
+    process = _open(telemetry, operation, message, telemetry.process_links) if telemetry.process_spans else None
+    telemetry.metrics.delivered(operation.metric_attributes)
+    return process
+
+
+def _carried_on(telemetry: Telemetry, message: Message) -> AbstractContextManager[object] | None:
+    """What a handler needs without an SDK: the context that the message carries, to pass it on."""
+    if not telemetry.json_envelope and not hasattr(message.properties, "UserProperty"):
+        return None
+    return _Attached(_in_surroundings(_carried_context(telemetry, message)[0]))
 
 
 @contextmanager
-def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) -> Generator[None]:
+def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) -> Generator[None, None, None]:
     """Calls ``failed`` for each exception of a handler that paho logs instead of letting it go on.
 
     Its log call is the only place where they can be seen; it is watched for as long as the handlers run.
     """
-    log = client._easy_log  # pyright: ignore[reportPrivateUsage] (there is no other place, as said above)
+    log = private.log_method(client)
+    if log is None:
+        yield
+        return
     network_thread = threading.get_ident()
 
-    def watch(level: Any, message: str, *args: Any) -> None:
-        if message.startswith("Caught exception in") and threading.get_ident() == network_thread:
+    def watch(level: Any, message: Any, *args: Any) -> None:
+        if str(message).startswith("Caught exception in") and threading.get_ident() == network_thread:
             for error in args:
                 if isinstance(error, Exception):
                     failed(error)
         log(level, message, *args)
 
+    own = vars(client).get("_easy_log")
     vars(client)["_easy_log"] = watch
     try:
         yield
     finally:
-        del vars(client)["_easy_log"]
+        # Unless the handler has put something else there.
+        if vars(client).get("_easy_log") is watch:
+            if own is None:
+                del vars(client)["_easy_log"]
+            else:
+                vars(client)["_easy_log"] = own

@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Trace context in MQTT 5 user properties.
 
@@ -16,13 +17,13 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.paho_mqtt.text import encodable
 from opentelemetry.propagate import extract, inject
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import NonRecordingSpan, Span, get_current_span
 
 _logger = logging.getLogger(__name__)
 
 UserProperties = Sequence[tuple[str, str]]
+MissingContextReason = Literal["absent", "invalid", "duplicate", "wrong_case"]
 
-_TRACEPARENT = "traceparent"
 # Fields that W3C lets a sender split over several headers, which then count as one list.
 _LISTS = frozenset({"tracestate", "baggage"})
 
@@ -30,15 +31,26 @@ _LISTS = frozenset({"tracestate", "baggage"})
 class _UserPropertyGetter(Getter[UserProperties]):
     def get(self, carrier: UserProperties, key: str) -> list[str] | None:
         values = [encodable(value) for name, value in carrier if name == key]
-        if key in _LISTS and values:
-            return [",".join(values)]
-        # Two of them contradict each other: neither can be trusted.
-        if key == _TRACEPARENT and len(values) > 1:
-            return None
+        if len(values) > 1:
+            if key in _LISTS:
+                return [",".join(values)]
+            # Equal ones are one; others contradict each other, and none can be trusted.
+            return values[:1] if len(set(values)) == 1 else None
         return values or None
 
     def keys(self, carrier: UserProperties) -> list[str]:
         return [name for name, _ in carrier]
+
+
+class _NotingGetter(_UserPropertyGetter):
+    """Notes which fields the propagator asks for, whichever it is."""
+
+    def __init__(self) -> None:
+        self.fields: set[str] = set()
+
+    def get(self, carrier: UserProperties, key: str) -> list[str] | None:
+        self.fields.add(key)
+        return super().get(carrier, key)
 
 
 _getter = _UserPropertyGetter()
@@ -61,6 +73,16 @@ def context_to_user_properties(context: Context | None = None) -> list[tuple[str
     return [(name, value) for name, value in carrier.items() if value]
 
 
+def added_fields(fields: UserProperties, set_by_caller: UserProperties) -> UserProperties:
+    """Which of our fields to write into a message: none if the caller wrote a trace context, and none that it wrote."""
+    if not set_by_caller:
+        return fields
+    names = {name for name, _ in set_by_caller}
+    if any(name in names for name, _ in fields if name not in _LISTS) or has_trace_context(set_by_caller):
+        return []
+    return [(name, value) for name, value in fields if name not in names]
+
+
 def user_properties_to_context(user_property: UserProperties | None) -> Context:
     """Reads the context that a message carries, with the globally configured propagator.
 
@@ -71,13 +93,27 @@ def user_properties_to_context(user_property: UserProperties | None) -> Context:
         The remote context; an empty one if the message carries none that is usable. Never the current context, so
         that a message without one does not become a child of whatever runs at the time.
     """
-    if not user_property:
-        return Context()
+    return _extract(user_property, _getter) if user_property else Context()
+
+
+def _extract(user_property: UserProperties, getter: _UserPropertyGetter) -> Context:
     try:
-        return extract(user_property, Context(), _getter)
+        return extract(user_property, Context(), getter)
     except Exception:
         _logger.exception("the propagator failed; the message counts as one without a context")
         return Context()
+
+
+def passed_on(span: Span, context: Context | None = None) -> Span:
+    """Without an SDK, a span that passes on the context of its parent, as tracers of newer releases of the API do.
+
+    Args:
+        span: What the tracer has started.
+        context: Where its parent is; the current one if None.
+    """
+    if span.get_span_context().is_valid:
+        return span
+    return NonRecordingSpan(get_current_span(context).get_span_context())
 
 
 def has_trace_context(user_property: UserProperties | None) -> bool:
@@ -87,16 +123,29 @@ def has_trace_context(user_property: UserProperties | None) -> bool:
         user_property: The message's ``properties.UserProperty``; None counts as empty.
 
     Returns:
-        True for exactly one valid ``traceparent`` (or whatever the configured propagator takes instead of it).
+        True for one valid ``traceparent`` (or whatever the configured propagator takes instead of it), which may be
+        there more than once if all are equal.
     """
     return get_current_span(user_properties_to_context(user_property)).get_span_context().is_valid
 
 
-def missing_context_reason(user_property: UserProperties | None) -> Literal["absent", "invalid", "duplicate"]:
+def missing_context_reason(user_property: UserProperties | None) -> MissingContextReason:
     """Tells why a message has no usable trace context; meaningful where :func:`has_trace_context` is False.
 
     Args:
         user_property: The message's ``properties.UserProperty``; None counts as empty.
+
+    Returns:
+        Of the fields that the configured propagator reads: "duplicate" if one is there with several values, "invalid"
+        if one is there, "wrong_case" if one is there under another spelling of its name, which MQTT tells apart, and
+        "absent" if none is.
     """
-    count = sum(name == _TRACEPARENT for name, _ in user_property or [])
-    return "absent" if count == 0 else "invalid" if count == 1 else "duplicate"
+    user_property = user_property or ()
+    getter = _NotingGetter()
+    _extract(user_property, getter)
+    fields = getter.fields - _LISTS
+    found = {(name, value) for name, value in user_property if name in fields}
+    if found:
+        return "invalid" if len(found) == len({name for name, _ in found}) else "duplicate"
+    spellings = {name.lower() for name in fields}
+    return "wrong_case" if any(name.lower() in spellings for name, _ in user_property) else "absent"

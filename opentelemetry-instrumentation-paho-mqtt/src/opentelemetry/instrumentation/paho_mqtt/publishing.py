@@ -1,3 +1,4 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """The publish span: opened before the publish, closed by the broker's acknowledgement.
 
@@ -6,18 +7,20 @@ needs no table of its own, is there before the first byte is sent, covers reconn
 when a message id is used again.
 """
 
-# What is wrapped here, and what it works on, are internals of paho.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
+import atexit
+import logging
 from collections.abc import Callable, Mapping
-from functools import wraps
-from time import perf_counter
-from typing import Any
-from weakref import WeakSet
+from copy import copy
+from functools import partial
+from time import perf_counter, time_ns
+from typing import Any, cast
 
-from opentelemetry.instrumentation.paho_mqtt import json_envelope
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.paho_mqtt import endings, private
+from opentelemetry.instrumentation.paho_mqtt.clients import ClientTable
+from opentelemetry.instrumentation.paho_mqtt.conventions import PUBLISH
 from opentelemetry.instrumentation.paho_mqtt.failures import (
     call_hook,
     error_type,
@@ -27,20 +30,23 @@ from opentelemetry.instrumentation.paho_mqtt.failures import (
 )
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     UserProperties,
+    added_fields,
     context_to_user_properties,
     has_trace_context,
+    passed_on,
     user_properties_to_context,
 )
-from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.instrumentation.paho_mqtt.telemetry import Telemetry, assignments, is_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo, MQTTv5
-from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.enums import MessageState, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers, writeUTF  # pyright: ignore[reportUnknownVariableType] (no types)
 from paho.mqtt.reasoncodes import ReasonCode
+
+_logger = logging.getLogger(__name__)
 
 _template = Properties(PacketTypes.PUBLISH)
 _PUBLISH_PROPERTIES = frozenset(
@@ -48,11 +54,17 @@ _PUBLISH_PROPERTIES = frozenset(
     for name, identifier in _template.names.items()
     if PacketTypes.PUBLISH in _template.properties[identifier][1]
 )
-_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "started"})
+_PRIVATE = frozenset({"packetType", "types", "names", "properties"})
+_FEW = frozenset({"UserProperty", "span", "telemetry", "metric_attributes", "process", "qos", "started"})
 _FIRST_FAILURE = 0x80
+_DISCARDED = "the client let go of the message before the broker acknowledged it"
+_DISCONNECTED = "the client disconnected before the broker acknowledged the message"
+_NOT_SENT = (MQTTErrorCode.MQTT_ERR_NO_CONN, MQTTErrorCode.MQTT_ERR_QUEUE_SIZE)
+# What paho has not sent in this connection; what it had sent in one before, it marks as a duplicate.
+_WAITING = (MessageState.MQTT_MS_INVALID, MessageState.MQTT_MS_PUBLISH, MessageState.MQTT_MS_QUEUED)
 
 # Those with spans that may still be open, for when no acknowledgement will be seen any more.
-_publishing_clients: WeakSet[Client] = WeakSet()
+_publishing_clients: ClientTable[None] = ClientTable()
 
 
 class _PublishProperties(Properties):
@@ -74,30 +86,45 @@ class _PublishProperties(Properties):
         telemetry: Telemetry,
         span: Span,
         metric_attributes: Mapping[str, AttributeValue],
+        qos: int,
     ) -> None:
         # Not through paho's attribute access, which searches its tables for each name.
         values = self.__dict__
         values["telemetry"] = telemetry
         values["span"] = span
         values["metric_attributes"] = metric_attributes
+        values["qos"] = qos
+        values["process"] = endings.process()
         values["started"] = perf_counter()
         if caller is not None:
             values |= {name: _copy(value) for name, value in vars(caller).items() if name in _PUBLISH_PROPERTIES}
 
-    @never_raises
-    def end_span(self, error_type: str | None = None, description: str = "") -> None:
-        """Ends the span once, whoever comes first; ``error_type`` is None for a success."""
+    def end(
+        self, error_type: str | None = None, description: str = "", is_counted: bool = True, is_sent: bool = True
+    ) -> None:
+        """Notes the end of the span, once, whoever comes first.
+
+        Args:
+            error_type: What went wrong, None for a success.
+            description: The same in words.
+            is_counted: Whether the metrics say how it ended.
+            is_sent: Whether the message went out to the broker.
+        """
+        self._end(endings.note, error_type, description, is_counted, is_sent)
+
+    def _end(
+        self,
+        note: Callable[[Callable[[], object]], None],
+        error_type: str | None,
+        description: str,
+        is_counted: bool,
+        is_sent: bool,
+    ) -> None:
         values = self.__dict__
         span: Span | None = values.pop("span", None)
-        if span is None:
-            return
-        seconds = perf_counter() - values["started"]
-        metric_attributes = values["metric_attributes"]
-        if error_type is not None:
-            metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
-            set_error(span, error_type, description)
-        span.end()
-        values["telemetry"].metrics.published(seconds, metric_attributes, set_span_in_context(span))
+        if span is not None and values["process"] == endings.process():
+            ended = perf_counter(), time_ns()
+            note(partial(_end, span, values, ended, error_type, description, is_counted, is_sent))
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
@@ -107,18 +134,9 @@ class _PublishProperties(Properties):
     def pack(self) -> bytes:
         """The bytes of the properties (MQTT 5.0, 2.2.2): what paho makes of them, without its search for others."""
         values = vars(self)
-        if not values.keys() <= _FEW:
-            return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
-        user_properties: list[tuple[str, str]] = values.get("UserProperty", [])
-        packed = b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
-        return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (nor here)
-
-    @never_raises
-    def fail(self, error: BaseException) -> None:
-        """Ends the span with an exception of paho's."""
-        if "span" in vars(self):
-            record_exception(self.span, error)
-            self.end_span(error_type(error), f"{type(error).__name__}: {error}")
+        if values.keys() <= _FEW:
+            return _sized(_pack(values.get("UserProperty", [])))
+        return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is the user's own and has no part in the span.
@@ -126,8 +144,78 @@ class _PublishProperties(Properties):
 
     def __del__(self) -> None:
         # paho let go of the message: acknowledged while not instrumented, or discarded.
-        if "span" in self.__dict__:
-            self.end_span("discarded", "the client let go of the message before the broker acknowledged it")
+        # Nobody can tell any more whether it went out.
+        self._end(endings.note_from_finalizer, "discarded", _DISCARDED, is_counted=True, is_sent=False)
+
+
+class _OthersProperties(_PublishProperties):
+    """The properties of one message where the caller's are not exactly paho's own: what those pack, and the context."""
+
+    def __init__(self, caller: Any, *others: Any) -> None:
+        super().__init__(None, *others)
+        self.__dict__["caller"] = caller
+
+    def pack(self) -> bytes:
+        """What the caller's are packed to, with the user properties of this object."""
+        return with_user_properties(self.__dict__.get("UserProperty", []), self.__dict__["caller"].pack())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["caller"], name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copy, (self.__dict__["caller"],)
+
+
+@never_raises
+def _end(
+    span: Span,
+    values: Mapping[str, Any],
+    ended: tuple[float, int],
+    error_type: str | None,
+    description: str,
+    is_counted: bool,
+    is_sent: bool,
+) -> None:
+    """Ends a span at a time that was noted; ``values`` are those of its properties."""
+    seconds, nanoseconds = ended
+    metric_attributes: Mapping[str, AttributeValue] = values["metric_attributes"]
+    if error_type is not None:
+        metric_attributes = {**metric_attributes, ERROR_TYPE: error_type}
+        set_error(span, error_type, description)
+    span.end(nanoseconds)
+    telemetry: Telemetry = values["telemetry"]
+    if is_counted and telemetry.metrics.listens():
+        seconds -= values["started"]
+        telemetry.metrics.published(seconds, metric_attributes, set_span_in_context(span), is_sent)
+
+
+def _are_pahos(caller: Properties) -> bool:
+    """Whether properties are exactly paho's own for a PUBLISH: then a copy of their values packs to the same bytes."""
+    return (
+        type(caller) is Properties
+        and vars(caller).get("packetType") == PacketTypes.PUBLISH
+        and vars(caller).keys() - _PRIVATE <= _PUBLISH_PROPERTIES
+        and isinstance(vars(caller).get("UserProperty", []), list)
+    )
+
+
+def _pack(user_properties: UserProperties) -> bytes:
+    return b"".join([b"\x26" + writeUTF(pair[0]) + writeUTF(pair[1]) for pair in user_properties])
+
+
+def _sized(packed: bytes) -> bytes:
+    return VariableByteIntegers.encode(len(packed)) + packed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] (paho has no types here)
+
+
+def with_user_properties(user_properties: UserProperties, packed: bytes) -> bytes:
+    """Adds user properties to what something else has packed, which stays as it is if these are no properties."""
+    try:
+        length, start = cast(tuple[int, int], VariableByteIntegers.decode(packed))  # pyright: ignore[reportUnknownMemberType] (paho has no types here)
+        if user_properties and start + length == len(packed):
+            return _sized(packed[start:] + _pack(user_properties))
+    except Exception:
+        _logger.exception("a message goes out without its context")
+    return packed
 
 
 def _plain(values: dict[str, Any]) -> Properties:
@@ -143,32 +231,66 @@ def _copy(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytearray) else value
 
 
+def _arguments(
+    topic: Any, payload: Any = None, qos: int = 0, retain: bool = False, properties: Properties | None = None
+) -> tuple[Any, Any, int, bool, Properties | None]:
+    """The arguments of ``Client.publish``, however they are passed."""
+    return topic, payload, qos, retain, properties
+
+
 @never_raises
 def _start(
-    telemetry: Telemetry, client: Client, topic: str, payload: Any, qos: int, retain: bool, caller: Properties | None
-) -> tuple[Any, _PublishProperties]:
-    """Opens the span; returns the payload and the properties to publish with."""
-    caller_fields: UserProperties = getattr(caller, "UserProperty", ())
-    enveloped = client._protocol != MQTTv5 and telemetry.json_envelope.match(topic) is not None
-    if enveloped:
-        caller_fields = json_envelope.read(payload)
-    operation = telemetry.conventions.operation(telemetry.conventions.publish, client, str(topic))
+    telemetry: Telemetry, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], _PublishProperties] | None:
+    """Opens the span; returns the arguments to publish with, passed as the caller did, and the properties in them."""
+    try:
+        topic, payload, qos, retain, caller = _arguments(*args, **kwargs)
+    except TypeError:
+        return None  # It is for paho to say what is wrong with them.
+    caller_fields = user_properties_of(caller)
+    envelope = telemetry.json_envelope
+    if envelope is not None and (private.protocol(client) in (MQTTv5, None) or envelope.match(topic) is None):
+        envelope = None
+    if envelope is not None:
+        caller_fields = envelope.read(payload)
+    operation = telemetry.conventions.operation(PUBLISH, client, str(topic))
     span = telemetry.tracer.start_span(
         operation.span_name,
         kind=SpanKind.PRODUCER,
-        attributes=operation.message_attributes(payload, qos, retain),
+        attributes=operation.message_attributes(payload, qos, retain, properties=caller),
         links=_links(caller_fields),
     )
-    properties = _PublishProperties(caller, telemetry, span, operation.metric_attributes)
-    _publishing_clients.add(client)
-    fields = _added_fields(span, caller_fields)
-    if enveloped:
-        payload = json_envelope.write(payload, fields)
+    span = passed_on(span)
+    kind = _PublishProperties if caller is None or _are_pahos(caller) else _OthersProperties
+    own = kind(caller, telemetry, span, operation.metric_attributes, qos)
+    if client not in _publishing_clients:
+        _publishing_clients[client] = None
+    fields = added_fields(context_to_user_properties(set_span_in_context(span)), caller_fields)
+    if envelope is not None:
+        args, kwargs = _replaced(args, kwargs, 1, "payload", envelope.write(payload, fields))
     elif fields:
-        properties.user_properties.extend(fields)
+        own.user_properties.extend(fields)
     if telemetry.publish_hook is not None:
-        call_hook(telemetry.publish_hook, span, topic, payload, properties)
-    return payload, properties
+        call_hook(telemetry.publish_hook, span, topic, payload, own)
+    return *_replaced(args, kwargs, 4, "properties", own), own
+
+
+def user_properties_of(caller: Properties | None) -> UserProperties:
+    """The caller's user properties, or none where these are no pairs of strings."""
+    fields: Any = getattr(caller, "UserProperty", ())
+    try:
+        return fields if all(isinstance(name, str) and isinstance(value, str) for name, value in fields) else ()
+    except (TypeError, ValueError):
+        return ()
+
+
+def _replaced(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another value for one of them."""
+    if len(args) > position:
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+    return args, {**kwargs, name: value}
 
 
 def _links(caller_fields: UserProperties) -> list[Link]:
@@ -178,50 +300,63 @@ def _links(caller_fields: UserProperties) -> list[Link]:
     return [Link(get_current_span(user_properties_to_context(caller_fields)).get_span_context())]
 
 
-def _added_fields(span: Span, caller_fields: UserProperties) -> UserProperties:
-    """The fields to write into the message: none if the caller wrote a trace context, and none that it wrote."""
-    fields = context_to_user_properties(set_span_in_context(span))
-    if not caller_fields:
-        return fields
-    set_by_caller = {name for name, _ in caller_fields}
-    if "traceparent" in set_by_caller or has_trace_context(caller_fields):
-        return []
-    return [(name, value) for name, value in fields if name not in set_by_caller]
+@never_raises
+def _has_use(telemetry: Telemetry) -> bool:
+    """Whether there is anything to do: without an SDK, only to pass on the current context, or to call a hook."""
+    if telemetry.has_sdk or telemetry.finds_sdk():
+        if not telemetry.ends_at_exit:
+            telemetry.ends_at_exit = True
+            _end_all_at_exit()
+        return True
+    return bool(get_current()) or telemetry.publish_hook is not None
 
 
-def wrap_publish(original: Callable[..., MQTTMessageInfo]) -> Callable[..., MQTTMessageInfo]:
+def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.publish``."""
-
-    @wraps(original)
-    def publish(
-        client: Client,
-        topic: str,
-        payload: Any = None,
-        qos: int = 0,
-        retain: bool = False,
-        properties: Properties | None = None,
-    ) -> MQTTMessageInfo:
-        telemetry = assignments.of(client)
-        if telemetry is None or not is_instrumentation_enabled():
-            return original(client, topic, payload, qos, retain, properties)
-        started = _start(telemetry, client, topic, payload, qos, retain, properties)
-        if started is None:
-            return original(client, topic, payload, qos, retain, properties)
-        payload, own = started
-        try:
-            info = original(client, topic, payload, qos, retain, own)
-        except BaseException as error:
-            own.fail(error)
-            raise
-        # By paho's return codes: without a connection QoS 0 is dropped; the rest waits for one if the queue has room.
-        if qos == 0 or info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                own.end_span()
-            else:
-                own.end_span(info.rc.name, "paho did not accept the message")
+    telemetry = assignments.of(client)
+    if telemetry is None or not is_enabled() or not _has_use(telemetry):
+        return wrapped(*args, **kwargs)
+    started = _start(telemetry, client, args, kwargs)
+    if started is None:
+        return wrapped(*args, **kwargs)
+    args, kwargs, own = started
+    endings.thread.held += 1
+    try:
+        info = wrapped(*args, **kwargs)
+    except BaseException as error:
+        _failed(own, error)
+        raise
+    else:
+        _handed_over(own, info)
+        if assignments.of(client) is not telemetry:
+            # Taken off meanwhile, by another thread that may not have seen this message.
+            own.end(is_counted=False)
         return info
+    finally:
+        endings.thread.held -= 1
+        endings.end_noted()
 
-    return publish
+
+@never_raises
+def _failed(own: _PublishProperties, error: BaseException) -> None:
+    """Ends the span with an exception of paho's."""
+    if "span" in vars(own):
+        record_exception(own.span, error)
+        own.end(error_type(error), f"{type(error).__name__}: {error}", is_sent=False)
+
+
+@never_raises
+def _handed_over(own: _PublishProperties, info: Any) -> None:
+    """Ends the span if no acknowledgement will do so.
+
+    By paho's return codes: without a connection QoS 0 is dropped; the rest waits for one if the queue has room.
+    """
+    qos: int = vars(own)["qos"]
+    result = getattr(info, "rc", MQTTErrorCode.MQTT_ERR_SUCCESS)
+    if (qos == 0 and result != MQTTErrorCode.MQTT_ERR_SUCCESS) or result == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+        own.end(MQTTErrorCode(result).name, "paho did not accept the message", is_sent=result not in _NOT_SENT)
+    elif qos == 0 or not private.sees_acknowledgements():
+        own.end()
 
 
 def _properties_of(message: MQTTMessage | None) -> _PublishProperties | None:
@@ -229,85 +364,128 @@ def _properties_of(message: MQTTMessage | None) -> _PublishProperties | None:
     return properties if isinstance(properties, _PublishProperties) else None
 
 
-def wrap_do_on_publish(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``Client._do_on_publish``, which paho calls once per acknowledged message, before it forgets it."""
-
-    @wraps(original)
-    def do_on_publish(client: Client, mid: int, reason_code: ReasonCode, properties: Properties | None) -> Any:
-        own = _properties_of(client._out_messages.get(mid))
-        if own is not None:
-            if reason_code.is_failure:
-                own.end_span(_name(reason_code.packetType, reason_code.value), "the broker refused the message")
-            else:
-                own.end_span()
-        return original(client, mid, reason_code, properties)
-
-    return do_on_publish
+def handle_acknowledgement(
+    wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps ``Client._handle_pubackcomp``, which paho calls for each PUBACK and PUBCOMP."""
+    command = args[0] if args else kwargs.get("cmd")
+    _acknowledged(client, PacketTypes.PUBACK if command == "PUBACK" else PacketTypes.PUBCOMP)
+    return inside_paho(wrapped, client, args, kwargs)
 
 
-def wrap_handle_pubrec(original: Callable[..., Any]) -> Callable[..., Any]:
+def handle_pubrec(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client._handle_pubrec``: paho goes on with a QoS 2 message that the broker refused there."""
-
-    @wraps(original)
-    def handle_pubrec(client: Client) -> Any:
-        packet: bytearray = client._in_packet["packet"]
-        if client._protocol == MQTTv5 and len(packet) > 2 and packet[2] >= _FIRST_FAILURE:
-            own = _properties_of(client._out_messages.get(int.from_bytes(packet[:2])))
-            if own is not None:
-                own.end_span(_name(PacketTypes.PUBREC, packet[2]), "the broker refused the message")
-        return original(client)
-
-    return handle_pubrec
+    _acknowledged(client, PacketTypes.PUBREC)
+    return inside_paho(wrapped, client, args, kwargs)
 
 
-def _name(packet_type: int, value: int) -> str:
-    """The name of a reason code (MQTT 5.0, 2.4), or its number if there is none."""
+def inside_paho(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wraps methods in which paho calls back while it holds locks: spans end when these are free again."""
+    endings.thread.held += 1
     try:
-        return ReasonCode(packet_type, identifier=value).getName()
+        return wrapped(*args, **kwargs)
+    finally:
+        endings.thread.held -= 1
+        endings.end_noted()
+
+
+def loop_misc(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wraps ``Client.loop_misc``, which is in each pass of a loop: there, what finalizers noted comes about."""
+    if is_enabled():
+        endings.end_noted()
+    return wrapped(*args, **kwargs)
+
+
+def wait_for_publish(
+    wrapped: Callable[..., Any], info: MQTTMessageInfo, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps ``MQTTMessageInfo.wait_for_publish``: the span has ended when it returns, as callers flush then."""
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        endings.end_noted_by_all()
+
+
+@never_raises
+def _acknowledged(client: Client, packet_type: int) -> None:
+    """Ends the span of the message that a packet is about (MQTT 5.0, 3.4.2, 3.5.2 and 3.7.2)."""
+    packet = private.packet(client)
+    reason_code = packet[2] if len(packet) > 2 else 0
+    refused = reason_code >= _FIRST_FAILURE
+    if packet_type == PacketTypes.PUBREC and not refused:
+        return
+    own = _properties_of(private.waiting(client, int.from_bytes(packet[:2], "big")))
+    if own is None:
+        return
+    if not refused:
+        own.end()
+    elif reason := _reason(packet_type, reason_code):
+        own.end(reason, "the broker refused the message")
+
+
+def _reason(packet_type: int, reason_code: int) -> str | None:
+    """The name of a reason code (MQTT 5.0, 2.4); None if there is none, which paho takes for a malformed packet."""
+    try:
+        return ReasonCode(packet_type, identifier=reason_code).getName()
     except (AssertionError, KeyError):
-        return f"0x{value:02x}"
+        return None
 
 
-def wrap_disconnect(original: Callable[..., Any]) -> Callable[..., Any]:
+def disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.disconnect``: without a connection, paho reports no end of one."""
-
-    @wraps(original)
-    def disconnect(client: Client, *args: Any, **kwargs: Any) -> Any:
-        result = original(client, *args, **kwargs)
-        if client._sock is None:
-            end_open_spans(client)
-        return result
-
-    return disconnect
+    result = wrapped(*args, **kwargs)
+    if is_enabled():
+        _disconnected(client)
+        endings.end_noted()
+    return result
 
 
-def wrap_do_on_disconnect(original: Callable[..., Any]) -> Callable[..., Any]:
+@never_raises
+def _disconnected(client: Client) -> None:
+    if client.socket() is None:
+        _end_waiting(client, "disconnect", _DISCONNECTED)
+
+
+def do_on_disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client._do_on_disconnect``: a connection that paho will not open again by itself ends its spans.
 
     Otherwise paho sends what was not acknowledged once more, and the spans cover that.
     """
-
-    @wraps(original)
-    def do_on_disconnect(client: Client, *args: Any, **kwargs: Any) -> Any:
-        if client._state.name in ("MQTT_CS_DISCONNECTING", "MQTT_CS_DISCONNECTED") or not client._reconnect_on_failure:
-            end_open_spans(client)
-        return original(client, *args, **kwargs)
-
-    return do_on_disconnect
+    if not private.will_reconnect(client):
+        _end_waiting(client, "disconnect", _DISCONNECTED)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        endings.end_noted()
 
 
 @never_raises
-def end_open_spans(client: Client) -> None:
-    """Ends the spans of all messages that wait for an acknowledgement."""
-    with client._out_message_mutex:
-        messages = list(client._out_messages.values())
-    for message in messages:
-        properties = _properties_of(message)
-        if properties is not None:
-            properties.end_span("disconnect", "the client disconnected before the broker acknowledged the message")
+def _end_waiting(
+    client: Client, error_type: str | None, description: str = "", telemetry: Telemetry | None = None
+) -> None:
+    """Notes the end of the spans of all messages that wait for an acknowledgement, or of those with this telemetry."""
+    for message in private.all_waiting(client):
+        own = _properties_of(message)
+        if own is not None and telemetry in (None, vars(own)["telemetry"]):
+            is_sent = message.dup or message.state not in _WAITING
+            own.end(error_type, description, is_counted=error_type is not None, is_sent=is_sent)
 
 
-def end_all_open_spans() -> None:
-    """Ends the open spans of all clients: the program ends, or the instrumentation does."""
-    for client in list(_publishing_clients):
-        end_open_spans(client)
+def release(telemetry: Telemetry, client: Client | None = None) -> None:
+    """Ends the open spans that have this telemetry, of one client or of all: what becomes of them will not be seen."""
+    for one in [client] if client is not None else _publishing_clients.clients():
+        _end_waiting(one, None, telemetry=telemetry)
+    endings.end_noted()
+
+
+def _end_all() -> None:
+    """Ends the open spans of all clients: the program ends."""
+    for client in _publishing_clients.clients():
+        _end_waiting(client, "disconnect", "the program ended before the broker acknowledged the message")
+    endings.end_noted_by_all()
+
+
+def _end_all_at_exit() -> None:
+    """Has the end of the program end what is open, before the providers that are there by now shut down."""
+    atexit.unregister(_end_all)
+    atexit.register(_end_all)

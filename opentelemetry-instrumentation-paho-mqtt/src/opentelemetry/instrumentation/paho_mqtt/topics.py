@@ -1,11 +1,15 @@
+# Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 """Topics and the filters that match them (MQTT 5.0, 4.7)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from paho.mqtt.matcher import MQTTMatcher
+
+_SHARED = "$share/"
 
 
 class TopicFilters:
@@ -27,9 +31,46 @@ class TopicFilters:
             self._matcher[topic_filter] = (position, topic_filter)
             self._empty = False
 
+    def __bool__(self) -> bool:
+        return not self._empty
+
     def match(self, topic: str) -> str | None:
         """The first filter that matches the topic, or None."""
         if self._empty:
             return None
         matches: list[tuple[int, str]] = list(self._matcher.iter_match(topic))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] (paho has no types here)
         return min(matches)[1] if matches else None
+
+
+class Subscription(NamedTuple):
+    """What a client has subscribed to, alone or as one of a group that shares the messages (MQTT 5.0, 4.8.2)."""
+
+    topic_filter: str
+    group: str | None
+
+    @classmethod
+    def parse(cls, name: str) -> Subscription:
+        """Takes ``$share/<group>/<filter>`` apart; every other name is a topic filter."""
+        if name.startswith(_SHARED):
+            group, _, topic_filter = name.removeprefix(_SHARED).partition("/")
+            if group and topic_filter:
+                return cls(topic_filter, group)
+        return cls(name, None)
+
+
+class Subscriptions:
+    """The subscriptions of a client, asked for the one whose filter matches a topic most closely; never changed.
+
+    Args:
+        by_name: Each by the name that the client used for it.
+    """
+
+    def __init__(self, by_name: Mapping[str, Subscription]) -> None:
+        self.by_name = by_name
+        self._matcher = MQTTMatcher()
+        for subscription in by_name.values():
+            self._matcher[subscription.topic_filter] = subscription
+
+    def match(self, topic: str) -> Subscription | None:
+        """The subscription with the filter that matches the topic most closely: by its name, then ``+``, then ``#``."""
+        return next(self._matcher.iter_match(topic), None) if self.by_name else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType] (paho has no types here)

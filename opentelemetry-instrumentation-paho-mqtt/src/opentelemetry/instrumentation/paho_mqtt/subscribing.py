@@ -1,0 +1,43 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a client subscribes to: the filter that matches a topic is the template of that topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from opentelemetry.instrumentation.paho_mqtt.clients import state_of
+from opentelemetry.instrumentation.paho_mqtt.failures import never_raises
+from paho.mqtt.client import Client
+
+
+def subscribe(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wraps ``Client.subscribe``."""
+    # Not afterwards: the first message may come before it returns.
+    _subscribed(client, args, kwargs)
+    return wrapped(*args, **kwargs)
+
+
+def unsubscribe(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Wraps ``Client.unsubscribe``."""
+    result = wrapped(*args, **kwargs)
+    _unsubscribed(client, args, kwargs)
+    return result
+
+
+@never_raises
+def _subscribed(client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    state_of(client).subscribed(_names(*args[:1], **kwargs))
+
+
+@never_raises
+def _unsubscribed(client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    state_of(client).unsubscribed(_names(*args[:1], **kwargs))
+
+
+def _names(topic: Any = None, **_: Any) -> list[str]:
+    """The names in the argument ``topic``: one or a list of them, each alone or with its options."""
+    entries = cast(list[Any], topic) if isinstance(topic, list) else [topic]
+    names: list[Any] = [entry[0] if isinstance(entry, tuple) and entry else entry for entry in entries]
+    return [name for name in names if isinstance(name, str)]
