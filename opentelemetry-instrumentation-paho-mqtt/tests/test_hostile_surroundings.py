@@ -142,7 +142,8 @@ PROGRAM = textwrap.dedent("""
 def run(program: str, *arguments: str) -> list[str]:
     """Runs a program; returns the spans that it exported, without their ids."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + textwrap.dedent(program), *arguments],
+        # From Python 3.12 on, a fork beside other threads is warned of.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
         timeout=PROGRAM_SECONDS,
