@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stack.settings import ROOT
 from stack.trace import children, roots
 
 BIN = Path(sys.executable).parent
+RUFF, PYRIGHT, PYTEST = (str(BIN / name) for name in ("ruff", "pyright", "pytest"))
 TRACED = "test_what_it_does_with_a_reading_is_part_of_the_readings_trace"
 
 
@@ -39,17 +41,23 @@ def installed(folder: Path, *projects: Path) -> Path:
 
 @dataclass
 class Workspace:
-    """A copy of this workspace, with the virtual environment of the original."""
+    """A copy of this workspace; its virtual environment borrows what the original's has installed."""
 
     folder: Path
 
+    def make_environment(self) -> None:
+        """Makes the virtual environment; the copy's packages are found in the copy, those of others in the original."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=self.folder, check=True)
+        (installed,) = self.folder.glob(".venv/lib/python*/site-packages")
+        paths = [*self.folder.glob("*/src"), self.folder / "installed", sysconfig.get_path("purelib")]
+        (installed / "workspace.pth").write_text("".join(f"{path}\n" for path in paths))
+
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command there; the copy's packages come first."""
-        paths = [*self.folder.glob("*/src"), self.folder / "installed"]
+        """Runs a command there."""
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=clean(PYTHONPATH=os.pathsep.join(map(str, paths)), **variables),
+            env=clean(**variables),
             capture_output=True,
             text=True,
             timeout=150,
@@ -75,13 +83,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     for name in names.rstrip("\0").split("\0"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(BIN.parent)
     workspace = Workspace(folder)
+    workspace.make_environment()
     for answers in (("NAME=alerter", "OUTPUT=mqtt"), ("NAME=web-alerter",)):
         done = workspace.new_service(*answers)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Next: make down up" in done.stdout
     installed(folder / "installed", folder / "alerter", folder / "web-alerter")
+    workspace.make_environment()
     yield workspace
     shutil.rmtree(folder)
 
@@ -90,7 +99,9 @@ def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(works
     of_workspace = ["new_services", "service_settings", "docker"]
     files = ["alerter/tests", "web-alerter/tests", *(f"tests/test_{name}.py" for name in of_workspace)]
     # Images are built elsewhere: here no engine answers.
-    done = workspace.run(f"{BIN}/pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere")
+    done = workspace.run(
+        ".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line.split()[0] for line in done.stdout.splitlines() if " PASSED " in line]
     assert len([test for test in passed if test.startswith("alerter/tests/test_alerter.py::")]) == 5
@@ -106,7 +117,7 @@ def test_what_is_made_is_lint_clean(workspace: Workspace) -> None:
     paths = ["tests", "alerter/src", "web-alerter/src"]
     types = {"include": ["alerter", "web-alerter"], "extraPaths": paths, "venvPath": ".", "venv": ".venv"}
     (workspace.folder / "pyrightconfig.json").write_text(json.dumps(types))
-    for command in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["pyright", "--stats"]):
+    for command in ([RUFF, "format", "--check", "."], [RUFF, "check", "."], [PYRIGHT, "--stats"]):
         done = workspace.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "Found 8 source files" in done.stdout
@@ -188,14 +199,14 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_a_project_of_its_own_is_whole(project: Path) -> None:
     environment = clean(PYTHONPATH=str(project / "installed"))
-    for command in (["ruff", "format", "--check", "src", "tests"], ["ruff", "check", "src", "tests"], ["pytest", "-q"]):
+    for command in ([RUFF, "format", "--check", "src", "tests"], [RUFF, "check", "src", "tests"], [PYTEST, "-q"]):
         done = subprocess.run(
             command, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
     (project / ".venv").symlink_to(BIN.parent)
-    done = subprocess.run(["pyright"], cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([PYRIGHT], cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     for file in [*project.glob("src/**/*.py"), *project.glob("*.toml"), *project.glob("Dockerfile")]:
         text = file.read_text()
