@@ -9,8 +9,8 @@ COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, stateme
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-matrix bench lint format \
-	lock docs screenshots
+.PHONY: help up down ps logs verify trace watch doctor check solution new-service dist test test-matrix bench lint \
+	format lock docs screenshots
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ solution: $(VENV)/ready ## Do an exercise of the workshop (EXERCISE=3; UNDO=1 ta
 new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPUT=http or mqtt, TOPIC_FILTER, URL, OUTPUT_TOPIC)
 	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
 		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
+
+dist: $(VENV)/ready ## Build the wheels that services elsewhere need, into dist/
+	@rm -f dist/*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
+		./opentelemetry-instrumentation-paho-mqtt ./mqtt-delivery
+	@ls dist/*.whl
 
 test: $(VENV)/ready ## Run every test, setting up all that they need
 	@$(STACK) prepare --for-tests
