@@ -10,7 +10,7 @@ COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, stateme
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor check solution new-service test test-quick test-long \
+.PHONY: help up down ps logs verify trace watch doctor check solution new-service dist test test-quick test-long \
 	test-matrix bench lint format lock docs screenshots
 
 help: ## Show this help
@@ -72,6 +72,12 @@ BESIDE := $(BIN)/pytest -n $(shell echo $$((3 * $$(nproc))))
 ALONE := $(BIN)/pytest
 OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 COVERAGE := $(if $(PYTEST_ARGS),,--cov)
+
+dist: $(VENV)/ready ## Build the wheels that services elsewhere need, into dist/
+	@rm -f dist/*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
+		./opentelemetry-instrumentation-paho-mqtt ./mqtt-delivery
+	@ls dist/*.whl
 
 test: $(VENV)/dev ## Run every test but the long ones, setting up all that they need (PYTEST_ARGS='-k ...')
 	@$(STACK) prepare --for-tests

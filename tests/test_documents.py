@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,17 @@ class Example:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Runs it until the block ends."""
+        command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self._environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+            yield
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
+
     def spans(self, path: str, count: int = 1) -> list[Span]:
         """Waits for so many spans to which such a path leads.
 
@@ -267,9 +279,10 @@ def test_the_subscriber_of_the_docs_works_inside_the_trace(example: Example) -> 
 
 
 def test_the_worker_of_the_docs_takes_the_trace_to_echo(example: Example) -> None:
-    example.run("worker")
-    path = r"publish \S+ producer > process sensors/\+/reading worker > POST worker > POST /echo echo"
-    example.spans(path, count=3)
+    with example.running("worker"):
+        example.spans(
+            r"publish \S+ producer > process sensors/\+/reading worker > POST worker > POST /echo echo", count=3
+        )
 
 
 INSTRUMENT = (str(Path(sys.executable).with_name("opentelemetry-instrument")), "--service_name")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def installed(folder: Path, *projects: Path) -> Path:
     options = ["--no-build-isolation", "--target", str(folder)]
     subprocess.run([*command, *options, *map(str, projects)], env=clean(), check=True, timeout=60)
     return folder
+
+
+def sh_blocks(document: Path) -> list[str]:
+    """The commands that a document shows."""
+    return re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.M | re.S)
 
 
 @dataclass
@@ -104,8 +110,8 @@ def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(works
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line.split()[0] for line in done.stdout.splitlines() if " PASSED " in line]
-    assert len([test for test in passed if test.startswith("alerter/tests/test_alerter.py::")]) == 5
-    assert len([test for test in passed if test.startswith("web-alerter/tests/test_web_alerter.py::")]) == 5
+    assert len([test for test in passed if test.startswith("alerter/tests/test_alerter.py::")]) == 7
+    assert len([test for test in passed if test.startswith("web-alerter/tests/test_web_alerter.py::")]) == 10
     for name in ("alerter", "web-alerter"):
         assert f"tests/test_new_services.py::{TRACED}[{name}]" in passed
         assert f"tests/test_docker.py::test_a_container_can_do_no_more_than_it_needs[{name}]" in passed
@@ -120,7 +126,7 @@ def test_what_is_made_is_lint_clean(workspace: Workspace) -> None:
     for command in ([RUFF, "format", "--check", "."], [RUFF, "check", "."], [PYRIGHT, "--stats"]):
         done = workspace.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert "Found 8 source files" in done.stdout
+    assert "Found 10 source files" in done.stdout
     locks = workspace.folder / "requirements"
     assert "paho-mqtt==" in (locks / "alerter.txt").read_text()
     assert "opentelemetry-instrumentation-requests==" in (locks / "web-alerter.txt").read_text()
@@ -157,7 +163,12 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     (
         "relay",
         {"output": "mqtt", "topic_filter": "#"},
-        "OUTPUT_TOPIC is 'relay/reading', which TOPIC_FILTER '#' takes in again, without end; choose another",
+        "TOPIC_FILTER is '#', which takes in what it publishes on relay/reading, without end; choose another",
+    ),
+    (
+        "relay",
+        {"topic_filter": "+/#"},
+        "TOPIC_FILTER is '+/#', which takes in what it publishes on dead-letter/+/#, without end; choose another",
     ),
 ]
 # All in one process of the copy: each would take seconds to start.
@@ -185,14 +196,18 @@ def test_a_wrong_answer_is_one_clear_line_and_changes_nothing(workspace: Workspa
     assert workspace.state() == before
 
 
-@pytest.fixture(scope="module", params=["http", "mqtt"])
-def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copied(folder: Path, **answers: str) -> Path:
     """A project of its own, as ``copier copy`` makes it."""
-    folder = tmp_path_factory.mktemp("projects") / "relay"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DirtyLocalWarning)
-        answers = {"name": "relay", "output": request.param}
-        copier.run_copy(str(ROOT), folder, answers, vcs_ref="HEAD", defaults=True, quiet=True)
+        copier.run_copy(str(ROOT), folder / answers["name"], answers, vcs_ref="HEAD", defaults=True, quiet=True)
+    return folder / answers["name"]
+
+
+@pytest.fixture(scope="module", params=["http", "mqtt"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of either kind, installed beside what this environment has."""
+    folder = copied(tmp_path_factory.mktemp("projects"), name="relay", output=request.param)
     installed(folder / "installed", folder)
     return folder
 
@@ -201,7 +216,7 @@ def test_a_project_of_its_own_is_whole(project: Path) -> None:
     environment = clean(PYTHONPATH=str(project / "installed"))
     for command in ([RUFF, "format", "--check", "src", "tests"], [RUFF, "check", "src", "tests"], [PYTEST, "-q"]):
         done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=150, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
@@ -245,3 +260,59 @@ def test_a_project_of_its_own_is_part_of_a_readings_trace(project: Path, stack: 
         finally:
             process.terminate()
     assert process.returncode == 0
+
+
+def test_a_handler_is_short_and_all_that_is_to_change(project: Path) -> None:
+    assert len((project / "src" / "relay" / "handler.py").read_text().splitlines()) <= 25
+    assert len((project / "src" / "relay" / "__main__.py").read_text().splitlines()) <= 50
+
+
+def environment_of_others() -> dict[str, str]:
+    """An environment that leads to no package of this one."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    paths = [path for path in kept["PATH"].split(os.pathsep) if Path(path) != BIN]
+    return {name: value for name, value in kept.items() if not name.startswith("COV_")} | {
+        "PATH": os.pathsep.join(paths)
+    }
+
+
+@pytest.mark.timeout(600)
+def test_a_project_of_its_own_stands_on_wheels_and_a_new_python(tmp_path: Path) -> None:
+    # With the longest of names: no line becomes too long.
+    folder = copied(tmp_path, name="a-service-with-long-name")
+    environment = environment_of_others()
+
+    def run(*commands: str, where: Path = folder) -> None:
+        script = "\n".join(commands)
+        done = subprocess.run(
+            ["bash", "-eux", "-c", script],
+            cwd=where,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    (tmp_path / "mqtt-tracing").symlink_to(ROOT)
+    (build,) = sh_blocks(folder / "wheels" / "README.md")
+    run(build, where=tmp_path)
+    assert {wheel.name.split("-")[0] for wheel in folder.glob("wheels/*.whl")} == {
+        "mqtt_delivery",
+        "opentelemetry_instrumentation_paho_mqtt",
+    }
+    # As its image does: with what the Dockerfile copies and nothing else, by its command.
+    image = tmp_path / "image"
+    image.mkdir()
+    dockerfile = (folder / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (?!--)(.*)$", dockerfile, re.M):
+        *sources, target = line.split()
+        run(f"cp -r {' '.join(sources)} {image / target}")
+    (install,) = re.findall(r"^RUN (?:--mount=\S+ )?/venv/bin/pip (.*)$", dockerfile, re.M)
+    run("python3 -m venv venv", f"venv/bin/pip --quiet {install}", where=image)
+    run(f"{image}/venv/bin/python -c 'import a_service_with_long_name.__main__'", where=tmp_path)
+    # As a developer does.
+    (start,) = sh_blocks(folder / "README.md")
+    run(*(line for line in start.splitlines() if not line.endswith("-m a_service_with_long_name")))
+    run(".venv/bin/ruff check src tests")

@@ -56,7 +56,7 @@ def new_service(name: str, answers: Mapping[str, str]) -> None:
     # The order of imports and the breaks of lines depend on the name.
     for command in (["check", "--select", "I", "--fix"], ["format"]):
         subprocess.run([sys.executable, "-m", "ruff", *command, "--quiet", name], cwd=ROOT, check=True)
-    console.print(f"Made {name}/. What it does with a message: on_message in {name}/src/{service.module}/__main__.py")
+    console.print(f"Made {name}/. What it does with a message: handle in {name}/src/{service.module}/handler.py")
     _lock(name)
     console.print("Next: make down up")
 
@@ -107,19 +107,27 @@ def _copy(answers: Mapping[str, str]) -> Mapping[str, Any]:
         question, problem = found.groups()
         raise StackError(f"{question.upper()} is {answers[question]!r}; {problem.strip()}") from None
     chosen = worker.answers.combined
-    if chosen["output"] == "mqtt" and topic_matches_sub(chosen["topic_filter"], chosen["output_topic"]):
-        shutil.rmtree(folder)
-        topics = f"OUTPUT_TOPIC is {chosen['output_topic']!r}, which TOPIC_FILTER {chosen['topic_filter']!r}"
-        raise StackError(f"{topics} takes in again, without end; choose another")
+    taken = chosen["topic_filter"]
+    for published in _published(chosen):
+        if topic_matches_sub(taken, published):
+            shutil.rmtree(folder)
+            what = f"which takes in what it publishes on {published}, without end"
+            raise StackError(f"TOPIC_FILTER is {taken!r}, {what}; choose another")
     return chosen
+
+
+def _published(chosen: Mapping[str, Any]) -> list[str]:
+    """What the service publishes on: its output, and the dead letters."""
+    outputs = [chosen["output_topic"]] if chosen["output"] == "mqtt" else []
+    return [*outputs, f"dead-letter/{chosen['topic_filter']}"]
 
 
 def _acl(service: Service, chosen: Mapping[str, Any]) -> str:
     username, _ = service.user
     lines = ["", f"user @{username}@", f"topic read {chosen['topic_filter']}"]
+    lines += [f"topic write {topic}" for topic in _published(chosen)]
     if chosen["output"] == "mqtt":
-        topic = chosen["output_topic"]
-        lines += [f"topic write {topic}", "", "user @MQTT_OPERATOR_USERNAME@", f"topic read {topic}"]
+        lines += ["", "user @MQTT_OPERATOR_USERNAME@", f"topic read {chosen['output_topic']}"]
     return "\n".join(lines) + "\n"
 
 
@@ -142,6 +150,7 @@ def _variables(service: Service, chosen: Mapping[str, Any]) -> str:
             comment,
             f"{prefix}_TOPIC_FILTER={chosen['topic_filter']}",
             *target,
+            f"{prefix}_RETRY_SECONDS=60",
             "# Its user at the broker",
             f"{username}={service.name}",
             f"{password}={service.name}-secret",
