@@ -67,17 +67,17 @@ new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPU
 	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
 		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
-# Three for a core: most of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
-BESIDE := $(BIN)/pytest -n $(shell echo $$((3 * $$(nproc))))
-ALONE := $(BIN)/pytest
-OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
-COVERAGE := $(if $(PYTEST_ARGS),,--cov)
-
 dist: $(VENV)/ready ## Build the wheels that services elsewhere need, into dist/
 	@rm -f dist/*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
 		./opentelemetry-instrumentation-paho-mqtt ./mqtt-delivery
 	@ls dist/*.whl
+
+# Three for a core: most of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
+BESIDE := $(BIN)/pytest -n $(shell echo $$((3 * $$(nproc))))
+ALONE := $(BIN)/pytest
+OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
+COVERAGE := $(if $(PYTEST_ARGS),,--cov)
 
 test: $(VENV)/dev ## Run every test but the long ones, setting up all that they need (PYTEST_ARGS='-k ...')
 	@$(STACK) prepare --for-tests

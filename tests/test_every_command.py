@@ -34,6 +34,7 @@ COMMANDS: list[tuple[str, tuple[str, ...], str]] = [
 ELSEWHERE = {
     "help": "tests/test_documents.py",
     "new-service": "tests/test_template.py",
+    "dist": "tests/test_template.py",
     "test": ".ci/run",
     "test-long": ".ci/run",
     "test-quick": "a part of what `make test` runs",
