@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mqtt_delivery.dead_letters import DeadLetter
     from mqtt_delivery.workers import Lane
 
+# Longer than paho takes to put a packet into its queue.
+HAND_OVER_SECONDS = 1.0
+
 
 class Delivery:
     """A message that the broker waits to hear of.
@@ -90,9 +93,11 @@ class Acknowledgements:
         self._client = client
         self._nearly_full = (3 * receive_maximum + 3) // 4
         self._half = (receive_maximum + 1) // 2
-        # Held while paho queues an acknowledgement, so that none goes out on the next connection. Where paho has no
-        # network thread it calls back from there: the same thread may enter again.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        # Which thread hands an acknowledgement to paho: one at a time, which keeps the order; and without the lock,
+        # since paho gives up the interpreter's lock meanwhile.
+        self._sender: int | None = None
+        self._sent = threading.Condition(self._lock)
         self._arrived: deque[Delivery] = deque()
         self._numbers = count(1)
         self._done = 0
@@ -101,12 +106,12 @@ class Acknowledgements:
     @property
     def count(self) -> int:
         """How many messages the broker waits for."""
-        return len(self._arrived)
+        return len(self._arrived) + (self._sender is not None)
 
     @property
     def done_count(self) -> int:
         """How many of them are done, and wait for those that came before."""
-        return self._done
+        return self._done + (self._sender is not None)
 
     @property
     def oldest_seconds(self) -> float:
@@ -127,7 +132,7 @@ class Acknowledgements:
                 taken.number = next(self._numbers)
                 taken.awaited = True
                 self._arrived.append(taken)
-            self._send()
+        self._send()
         return known is None
 
     def done(self, delivery: Delivery) -> Delivery | None:
@@ -136,19 +141,23 @@ class Acknowledgements:
         Returns:
             The oldest message, if it alone keeps the broker from sending more: most of what it may send is done.
         """
+        oldest = None
         with self._lock:
             delivery.done = True
             if delivery.awaited:
                 self._done += 1
-            self._send()
-            if delivery.awaited:
-                delivery.release()
-            full = self._done >= self._half and len(self._arrived) >= self._nearly_full
-            return self._arrived[0] if full else None
+                if not self._arrived[0].done:
+                    delivery.release()
+                    if self._done >= self._half and len(self._arrived) >= self._nearly_full:
+                        oldest = self._arrived[0]
+        self._send()
+        return oldest
 
     def connection_lost(self) -> None:
         """Sets aside what was not acknowledged: in a session that goes on, the broker sends it again."""
         with self._lock:
+            # What is handed over belongs to this connection, and must not go out on the next.
+            self._sent.wait_for(lambda: self._sender in (None, threading.get_ident()), HAND_OVER_SECONDS)
             self._earlier.clear()
             for delivery in self._arrived:
                 delivery.awaited = False
@@ -186,8 +195,20 @@ class Acknowledgements:
         return known
 
     def _send(self) -> None:
-        while self._arrived and self._arrived[0].done:
+        while (delivery := self._next()) is not None:
+            try:
+                self._client.ack(delivery.message.mid, delivery.message.qos)
+            finally:
+                with self._lock:
+                    self._sender = None
+                    self._sent.notify_all()
+
+    def _next(self) -> Delivery | None:
+        with self._lock:
+            if self._sender is not None or not self._arrived or not self._arrived[0].done:
+                return None
+            self._sender = threading.get_ident()
+            self._done -= 1
             delivery = self._arrived.popleft()
             delivery.awaited = False
-            self._done -= 1
-            self._client.ack(delivery.message.mid, delivery.message.qos)
+            return delivery
