@@ -124,7 +124,9 @@ class _PublishProperties(Properties):
         span: Span | None = values.pop("span", None)
         if span is not None and values["process"] == endings.process():
             ended = perf_counter(), time_ns()
-            note(partial(_end, span, values, ended, error_type, description, is_counted, is_sent))
+            # Not the dictionary itself: a finalizer's object takes it along, and with Python 3.13 what is in it.
+            kept = {name: values[name] for name in ("telemetry", "metric_attributes", "started")}
+            note(partial(_end, span, kept, ended, error_type, description, is_counted, is_sent))
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
