@@ -14,6 +14,7 @@ from uuid import uuid4
 import opentelemetry.semconv._incubating.metrics
 import pytest
 from conventions import EntityGroup, Enumeration, Fact, MetricGroup, Registry, SpanGroup
+from opentelemetry.instrumentation.paho_mqtt.conventions import SCHEMA_URL
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -247,7 +248,7 @@ def test_all_that_is_in_the_schema_is_emitted(emitted: set[Fact]) -> None:
 
 def test_it_builds_on_the_conventions_of_the_installed_package() -> None:
     (upstream,) = REGISTRY.manifest.dependencies
-    assert str(upstream.schema_url) == list(Schemas)[-1].value
+    assert str(upstream.schema_url) == list(Schemas)[-1].value == SCHEMA_URL
     assert f"@v{str(upstream.schema_url).rpartition('/')[2]}[" in upstream.registry_path
 
 

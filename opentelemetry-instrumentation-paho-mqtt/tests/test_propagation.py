@@ -3,7 +3,7 @@
 """Trace context in user properties: the three functions that are the library's core."""
 
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 
 import pytest
 from hypothesis import example, given
@@ -248,6 +248,8 @@ def level_1() -> Iterator[None]:
 
 def test_what_the_sdk_writes_has_a_flag_of_level_2():
     """Otherwise the propagator below has nothing to do any more."""
+    if version("opentelemetry-sdk").startswith("1.30."):
+        pytest.skip("the SDK does so in later releases")
     with TracerProvider().get_tracer("test").start_as_current_span("span"):
         ((_, traceparent),) = context_to_user_properties()
     assert traceparent.endswith("-03")
