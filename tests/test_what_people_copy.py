@@ -102,6 +102,17 @@ class Copy:
         self.process.send_signal(sign)
         assert self.process.wait(20) == (0 if sign == signal.SIGTERM else -sign)
 
+    def ensure(self) -> None:
+        """Starts it unless it runs: a test that failed may have left it either way."""
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+
+    def close(self) -> None:
+        """Ends it if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+
 
 class Bench:
     """A broker, a copy and what receives from it; and what was sent, and what came of it."""
@@ -228,25 +239,28 @@ def running(
 
     echo.start()
     copy.start()
-    with (
-        client(stack, "producer", f"{request.param}-publisher") as publisher,
-        client(stack, "operator", f"{request.param}-onlooker") as onlooker,
-    ):
-        onlooker.on_message = on_message
-        onlooker.on_subscribe = lambda *_: subscribed.set()
-        onlooker.subscribe("dead-letter/#", qos=1)
-        assert subscribed.wait(10)
-        taken = (lambda: Counter(published)) if request.param == "template-mqtt" else echo.taken
-        bench = Bench(stack, copy, echo, publisher, taken, dead)
-        # Before its session is there, the broker keeps nothing for it.
-        eventually(lambda: bench.send(1) or bench.taken())
-        yield bench
-        copy.end(signal.SIGTERM)
+    try:
+        with (
+            client(stack, "producer", f"{request.param}-publisher") as publisher,
+            client(stack, "operator", f"{request.param}-onlooker") as onlooker,
+        ):
+            onlooker.on_message = on_message
+            onlooker.on_subscribe = lambda *_: subscribed.set()
+            onlooker.subscribe("dead-letter/#", qos=1)
+            assert subscribed.wait(10)
+            taken = (lambda: Counter(published)) if request.param == "template-mqtt" else echo.taken
+            bench = Bench(stack, copy, echo, publisher, taken, dead)
+            # Before its session is there, the broker keeps nothing for it.
+            eventually(lambda: bench.send(1) or bench.taken())
+            yield bench
+    finally:
+        copy.close()
         echo.stop()
 
 
 @pytest.fixture
 def bench(running: Bench) -> Bench:
+    running.copy.ensure()
     running.begin()
     return running
 
@@ -275,16 +289,21 @@ def test_echo_is_down_with_500_readings_under_way(bench: Bench, echo: Echo, seco
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM], ids=lambda sign: sign.name)
 def test_it_is_ended_with_500_readings_queued(bench: Bench, sign: signal.Signals) -> None:
-    bench.copy.end(signal.SIGTERM)
-    bench.send(500)
-    bench.copy.start()
-    eventually(lambda: len(bench.lost()) < 480)
-    bench.copy.end(sign)
-    assert bench.lost(), "it was done with all of them before it ended"
-    bench.copy.start()
+    left = tries = 0
+    # It may be done before the signal reaches it; then once more.
+    while not left and tries < 10:
+        tries += 1
+        bench.copy.end(signal.SIGTERM)
+        bench.send(500)
+        bench.copy.start()
+        eventually(lambda: len(bench.lost()) < 500)
+        bench.copy.end(sign)
+        left = len(bench.lost())
+        bench.copy.start()
+    assert left
     bench.settle()
     # Told to stop, it acknowledges what it has done; killed, it cannot.
-    assert bench.twice() <= (0 if sign == signal.SIGTERM else 100)
+    assert bench.twice() <= (0 if sign == signal.SIGTERM else 100 * tries)
 
 
 def test_500_readings_arrive_while_it_is_away(bench: Bench) -> None:

@@ -361,7 +361,7 @@ def on_the_wire(properties: Any, qos: int, instrumented: bool) -> list[Any]:
         "text",
         0,
     ],
-    ids=repr,
+    ids=lambda given: type(given).__name__,
 )
 def test_properties_that_are_not_pahos_own_go_out_as_they_are_with_the_context_where_it_can_be_added(properties, qos):
     (raw,) = on_the_wire(properties, qos, instrumented=False)
