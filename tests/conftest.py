@@ -3,12 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -52,6 +53,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and STACKS & set(item.fixturenames):
             item.add_marker(pytest.mark.stack)
     items.sort(key=lambda item: item.get_closest_marker("stack") is None)
+
+
+# However slow a machine with much else to do is, that is no fault of a parser.
+settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Makes what a test failed with, and what it wrote, text that a worker can send: there may be surrogates in it."""
+    report = yield
+    text = str(report.longrepr or "")
+    if text != sendable(text):
+        report.longrepr = sendable(text)
+    report.sections = [(name, sendable(text)) for name, text in report.sections]
+    return report
+
+
+def sendable(text: str) -> str:
+    """The text with escapes for what has no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from opentelemetry.metrics import CallbackOptions, Meter, ObservableCounter, Observation
 from opentelemetry.util.types import AttributeValue
 
-_lock = threading.Lock()
+# A finalizer may publish while its own thread counts.
+_lock = threading.RLock()
 
 
 class _Counts:
@@ -65,7 +66,7 @@ class MessageCounter:
 def _forked() -> None:
     """Another thread may have held the lock when this process was forked off; it does not exist here."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
