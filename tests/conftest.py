@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -58,22 +58,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # However slow a machine with much else to do is, that is no fault of a parser.
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Makes what a test failed with, and what it wrote, text that a worker can send: there may be surrogates in it."""
-    report = yield
-    text = str(report.longrepr or "")
-    if text != sendable(text):
-        report.longrepr = sendable(text)
-    report.sections = [(name, sendable(text)) for name, text in report.sections]
-    return report
-
-
-def sendable(text: str) -> str:
-    """The text with escapes for what has no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -646,6 +646,10 @@ def test_each_attempt_has_a_span_that_says_what_happened(
     assert attributes[-1]["messaging.mqtt.dead_letter"] == f"dead-letter/{topic}"
     assert all([event.name for event in span.events] == ["inside", "exception"] for span in spans)
     assert spans[-1].status.description == "never ?"
+    # What is exported has to be text.
+    for event in spans[-1].events:
+        for value in (event.attributes or {}).values():
+            str(value).encode()
 
 
 @pytest.fixture

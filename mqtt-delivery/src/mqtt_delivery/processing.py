@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -175,7 +176,7 @@ class Processor:
     ) -> float | None:
         error_type = _record(span, error)
         if isinstance(error, self._reject):
-            decided = DeadLetter("rejected", str(error), error_type)
+            decided = DeadLetter("rejected", _text(error), error_type)
         else:
             if delivery.attempts == 1:
                 foreseen = hasattr(error, "error_type") or isinstance(error, OSError)
@@ -219,13 +220,19 @@ def _describe(span: Span, message: Message) -> None:
 
 
 def _text(error: BaseException) -> str:
-    return encodable(str(error) or type(error).__qualname__)
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return encodable(text or type(error).__qualname__)
 
 
 def _record(span: Span, error: BaseException) -> str:
     """Notes an exception on the span; returns its ``error.type``."""
     error_type = str(getattr(error, "error_type", type(error).__qualname__))
-    span.record_exception(error)
+    # What no exporter could encode would take the spans beside it along.
+    stacktrace = encodable("".join(traceback.format_exception(error)))
+    span.record_exception(error, {"exception.message": _text(error), "exception.stacktrace": stacktrace})
     _set_error(span, error_type, _text(error))
     return error_type
 
