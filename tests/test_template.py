@@ -101,6 +101,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.timeout(600)
 def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(workspace: Workspace) -> None:
     of_workspace = ["new_services", "service_settings", "docker"]
     files = ["alerter/tests", "web-alerter/tests", *(f"tests/test_{name}.py" for name in of_workspace)]
@@ -187,7 +188,7 @@ for name, answers, _ in json.loads(sys.argv[1]):
 
 def test_a_wrong_answer_is_one_clear_line_and_changes_nothing(workspace: Workspace) -> None:
     before = workspace.state()
-    done = workspace.run(sys.executable, "-c", TRY_ALL, json.dumps(WRONG))
+    done = workspace.run(".venv/bin/python", "-c", TRY_ALL, json.dumps(WRONG))
     assert done.stdout.splitlines() == [line for _, _, line in WRONG], done.stderr
     done = workspace.new_service("NAME=alerter")
     assert done.returncode != 0

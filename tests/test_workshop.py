@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from textwrap import indent
 
@@ -77,11 +78,13 @@ def missing(stack: Stack, exercise: str, **changed: str) -> list[str]:
 
 
 def wrong_answers(stack: Stack, exercise: str, name: str) -> list[str]:
-    """Answers of the right form, and of the wrong one; the right ones may be of the newest trace."""
+    """Answers of the right form, and of the wrong one: also of another trace, whose spans are not of the same kinds."""
     right = answers_to(exercise).values()
     newest = [trace_id for trace_id in stack.viewer.trace_ids(0, time.time_ns()) if trace_id not in right]
     if name.endswith("_TRACE"):
-        return ["no id", "0" * 32, newest[0]]
+        expected = kinds(stack.viewer.trace(answers_to(exercise)[name]))
+        others = (trace_id for trace_id in newest if kinds(stack.viewer.trace(trace_id)) != expected)
+        return ["no id", "0" * 32, *islice(others, 1)]
     if name.endswith("_READING"):
         traces = (stack.viewer.trace(trace_id) for trace_id in newest)
         whole = (
