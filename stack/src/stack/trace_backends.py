@@ -97,6 +97,8 @@ def _jaeger_span(data: dict[str, Any], processes: Mapping[str, Any]) -> Span:
     attributes: dict[str, Value] = {tag["key"]: tag["value"] for tag in data["tags"]}
     parents = [reference["spanID"] for reference in data["references"] if reference["refType"] == "CHILD_OF"]
     links = [reference for reference in data["references"] if reference["refType"] != "CHILD_OF"]
+    # Jaeger keeps one reference to a span: where a span is linked to its parent as well, that is the link.
+    parents += [reference["spanID"] for reference in links if reference["traceID"] == data["traceID"]]
     return Span(
         trace_id=data["traceID"],
         span_id=data["spanID"],
