@@ -144,6 +144,9 @@ class Bench:
     def acknowledged(self, infos: list[mqtt.MQTTMessageInfo]) -> None:
         """Returns when the broker has taken them."""
         for info in infos:
+            # Without a connection paho keeps it for the next one; that is no failure.
+            if info.rc == mqtt.MQTT_ERR_NO_CONN:
+                info.rc = mqtt.MQTT_ERR_SUCCESS
             info.wait_for_publish(60)
             assert info.is_published()
 
