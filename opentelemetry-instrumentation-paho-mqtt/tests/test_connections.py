@@ -228,7 +228,7 @@ def read(reader: InMemoryMetricReader, port: int) -> dict[str, Any]:
         for metric in metrics
         if metric.name.startswith("messaging.mqtt.")
         for point in metric.data.data_points
-        if point.attributes["server.port"] == port
+        if point.attributes.get("server.port") == port
     }
 
 
