@@ -20,9 +20,17 @@ from stack.settings import ROOT
 FOLDER = "MQTT_TRACING_TEST_STACKS"
 STACKS = {"stack", "new_stack", "new_shared_stack"}
 
-
-# Its tests write to workshop/mine as well.
-WITH = {"tests/test_every_command.py": "tests/test_workshop.py"}
+# Files whose tests one worker runs: for each worker that has a test with the fixture ``stack``, one runs all the time.
+WITH = {
+    # Its tests write to workshop/mine as well.
+    "tests/test_every_command.py": "tests/test_workshop.py",
+    "tests/test_end_to_end.py": "stack of one worker",
+    "tests/test_show_traces.py": "stack of one worker",
+    "tests/test_local_scout.py": "stack of another worker",
+    "tests/test_commands.py": "stack of another worker",
+    "tests/test_new_services.py": "stack of another worker",
+    "tests/test_pictures.py": "stack of another worker",
+}
 
 
 class Scheduling(LoadScopeScheduling):
@@ -33,7 +41,8 @@ class Scheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return nodeid if file.startswith("tests/") and not shares_fixtures(file) else WITH.get(file, file)
+        spread = file.startswith("tests/") and file not in WITH and not shares_fixtures(file)
+        return nodeid if spread else WITH.get(file, file)
 
 
 @cache

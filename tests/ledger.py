@@ -23,7 +23,7 @@ RECEIVING = Path(__file__).parent / "receiving"
 
 
 # A producer that keeps still.
-QUIET = {"DEVICES": "1", "INTERVAL_SECONDS": "86400", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
+QUIET = {"DEVICES": "1", "INTERVAL_SECONDS": "86400"}
 
 
 class NotingStack(Stack):

@@ -18,7 +18,7 @@ def processed(stack: Stack) -> int:
 
 
 def test_a_ratio_at_the_producer_decides_for_the_whole_trace(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(INTERVAL_SECONDS="0.1")
+    stack = new_stack(INTERVAL_SECONDS="0.3")
     stack.environment |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
     since = time.time_ns()
     stack.up()

@@ -18,9 +18,7 @@ CONSUMERS = ("consumer", "consumer-2", "consumer-3")
 @pytest.fixture(scope="module")
 def shared_stack(new_shared_stack: NewStack) -> NotingStack:
     """Three consumers, and a producer that keeps still."""
-    stack = new_shared_stack(
-        NotingStack, CONSUMERS="3", DEVICES="1", INTERVAL_SECONDS="86400", OTEL_METRIC_EXPORT_INTERVAL="60000"
-    )
+    stack = new_shared_stack(NotingStack, CONSUMERS="3", DEVICES="1", INTERVAL_SECONDS="86400")
     stack.up()
     return stack
 

@@ -7,11 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from harness import Stack, eventually
-from stack.trace import Span, roots
-
-
-def traces_since(stack: Stack, since: int) -> list[list[Span]]:
-    return [stack.viewer.trace(trace_id) for trace_id in stack.viewer.trace_ids(since, time.time_ns())]
+from stack.trace import roots
 
 
 def test_mqtt_3_1_1_with_the_json_envelope_gives_connected_traces(new_stack: Callable[..., Stack]) -> None:
@@ -33,11 +29,9 @@ def test_mqtt_3_1_1_without_it_gives_tagged_roots(new_stack: Callable[..., Stack
     assert done.returncode == 1
     assert "broken at Mosquitto → consumer: the process span is the root of another trace" in done.stderr
 
-    def processed() -> list[Span]:
-        return [span for spans in traces_since(stack, since) for span in roots(spans) if span.kind == "Consumer"]
-
-    found = eventually(processed)
-    assert all(span.attributes["mqtt.missing_context_reason"] == "absent" for span in found)
+    found = eventually(lambda: stack.viewer.trace_ids(since, time.time_ns(), ("mqtt.missing_context", "true")))
+    for (root,) in (roots(stack.viewer.trace(trace_id)) for trace_id in found):
+        assert (root.kind, root.attributes["mqtt.missing_context_reason"]) == ("Consumer", "absent")
     stack.runtime.down()
 
 
