@@ -191,11 +191,13 @@ def test_the_producer_drops_what_its_buffer_cannot_hold_and_says_how_much(
         for outage in (1, 2, 3):
             count = len(arrived)
             eventually(lambda count=count: len(arrived) > count + 50)
+            before = log().count("dropping messages")
             stack.stop_part("mosquitto")
-            eventually(lambda outage=outage: log().count("dropping messages") == outage)
+            eventually(lambda before=before: log().count("dropping messages") > before)
             if outage < 3:
                 stack.start_part("mosquitto")
-                eventually(lambda outage=outage: len(said()) == outage, 60)
+                # While it empties, so small a buffer may fill up again.
+                eventually(lambda: len(said()) >= log().count("dropping messages"), 60)
         # Now it is told to stop before the broker is back.
         stack.stop_part("producer")
         accepted, dropped = map(int, re.findall(r"stopping after (\d+) readings; (\d+) more were dropped", log())[-1])

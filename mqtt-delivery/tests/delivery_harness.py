@@ -73,7 +73,7 @@ class Broker:
         """Ends it as an ordinary restart does; it keeps the sessions unless it is to forget them."""
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(30)
         if forget:
             (self._folder / "mosquitto.db").unlink(missing_ok=True)
 
@@ -91,7 +91,7 @@ class Broker:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(30)
 
 
 def new_client(client_id: str = "") -> mqtt.Client:
