@@ -222,7 +222,7 @@ def explain_no_export(runtime: Runtime, settings: Settings) -> Break:
         "make logs PART=collector shows the Collector's own words."
     )
     log = runtime.log_text("collector").replace('\\"', "'")
-    refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|401|Unauthorized)[^"]*)', log)
+    refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|\b401\b|Unauthorized)[^"]*)', log)
     if refusals:
         return Break("Collector → Scout", f"authentication failed: {refusals[-1]}", hint)
     token_url = scout_values(settings)["SCOUT_TOKEN_URL"]
