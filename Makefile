@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 STACK := $(BIN)/python -m stack
+WORKSHOP := $(BIN)/python -m workshop
 COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, statement, yaml_block"
+PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
@@ -18,13 +20,13 @@ help: ## Show this help
 
 # What is installed is what the lock files say, by hash; our own packages are linked, not copied. Nothing is taken out
 # again, since a stack may run from here.
-$(VENV)/ready: requirements/run.txt requirements/bootstrap.txt $(wildcard */pyproject.toml)
+$(VENV)/ready: requirements/run.txt requirements/bootstrap.txt $(PACKAGES)
 	@echo "Setting up the Python environment in $(VENV) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=... names another one"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@$(INSTALL) --compile-bytecode --require-hashes -r requirements/run.txt
-	@$(INSTALL) --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(wildcard */pyproject.toml))
+	@$(INSTALL) --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(PACKAGES))
 	@touch $@
 
 # Running needs no test runner, linter or browser.
@@ -58,19 +60,19 @@ doctor: $(VENV)/ready ## Look for what is usually wrong; says how to mend it
 	@$(STACK) doctor
 
 check: $(VENV)/ready ## Say what is still missing in an exercise of the workshop (EXERCISE=3)
-	@$(STACK) check "$(EXERCISE)"
+	@$(WORKSHOP) check "$(EXERCISE)"
 
 solution: $(VENV)/ready ## Do an exercise of the workshop (EXERCISE=3; UNDO=1 takes it back)
-	@$(STACK) solution "$(EXERCISE)" $(if $(UNDO),--undo)
+	@$(WORKSHOP) solution "$(EXERCISE)" $(if $(UNDO),--undo)
 
 new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPUT=http or mqtt, TOPIC_FILTER, URL, OUTPUT_TOPIC)
-	@$(STACK) new-service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
+	@$(BIN)/python -m new_service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
 		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
 dist: $(VENV)/ready ## Build the wheels that services elsewhere need, into dist/
 	@rm -f dist/*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
-		./opentelemetry-instrumentation-paho-mqtt ./mqtt-delivery
+		./packages/opentelemetry-instrumentation-paho-mqtt ./packages/mqtt-delivery
 	@ls dist/*.whl
 
 # Three for a core: most of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
@@ -94,11 +96,11 @@ test-long: $(VENV)/dev ## Run the long tests: outages as long as in real life, a
 	@$(ALONE) -m "long and alone" $(PYTEST_ARGS) $(OR_NONE)
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on every Python and paho-mqtt that it supports
-	@$(BIN)/python opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
+	@$(BIN)/python packages/opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
 
 bench: $(VENV)/dev ## Measure the stack against its limits, in a quarter of an hour (ONLY=consumer for one part)
 	@$(STACK) prepare
-	@PYTHONPATH=tests:.:mqtt-delivery/tests:opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
+	@PYTHONPATH=tests:.:packages/mqtt-delivery/tests:packages/opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
 lint: $(VENV)/dev ## Check format, style, types, and that the lock files and the docs are current
 	@$(BIN)/ruff format --check .
@@ -113,7 +115,7 @@ format: $(VENV)/dev ## Format the code
 
 lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
-	@$(BIN)/python programs/lock.py
+	@$(BIN)/python stack/programs/lock.py
 
 docs: $(VENV)/dev ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)

@@ -16,10 +16,10 @@ from uv import find_uv_bin
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PACKAGES = sorted(path.parent for path in ROOT.glob("*/pyproject.toml"))
+PACKAGES = sorted(path.parent for folder in ("*", "*/*") for path in ROOT.glob(f"{folder}/pyproject.toml"))
 OWN_NAMES = [tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] for folder in PACKAGES]
 # Those that have an image.
-SERVICES = [folder.name for folder in PACKAGES if (folder / "Dockerfile").exists()]
+SERVICES = [folder for folder in PACKAGES if (folder / "Dockerfile").exists()]
 
 
 def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:
@@ -45,13 +45,13 @@ def main() -> int:
         target = Path(folder)
         for lock in HERE.glob("*.txt"):
             (target / lock.name).write_bytes(lock.read_bytes())
-        everything = ["pyproject.toml", *(f"{folder.name}/pyproject.toml" for folder in PACKAGES)]
+        everything = ["pyproject.toml", *(str(folder / "pyproject.toml") for folder in PACKAGES)]
         newest = ["--upgrade"] if arguments.upgrade else []
         compile_lock(everything, target / "dev.txt", ["--group", "dev", "--all-extras", *newest])
         pinned = ["--constraints", str(target / "dev.txt")]
         compile_lock(everything, target / "run.txt", ["--group", "run", *pinned])
         for service in SERVICES:
-            compile_lock([f"{service}/pyproject.toml"], target / f"{service}.txt", pinned)
+            compile_lock([str(service / "pyproject.toml")], target / f"{service.name}.txt", pinned)
         for tools in ("bootstrap", "build"):
             compile_lock([f"requirements/{tools}.in"], target / f"{tools}.txt", pinned)
         for lock in sorted(target.glob("*.txt")):

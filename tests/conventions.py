@@ -1,4 +1,4 @@
-"""The registry in ``telemetry/schema/``, by the rules of the semantic convention schema that Weaver publishes."""
+"""The registry in ``packages/telemetry/schema/``, by the rules of Weaver's semantic convention schema."""
 
 import pkgutil
 from collections.abc import Iterator

@@ -33,7 +33,7 @@ class NotingStack(Stack):
     program = (
         "-c",
         "from stack import local; local.SYSTEM_VARIABLES |= {'PYTHONPATH', 'TAKEN_FILE'}; "
-        "from stack.__main__ import main; raise SystemExit(main())",
+        "from stack.__main__ import main; from stack.console import exit_code; raise SystemExit(exit_code(main))",
     )
 
     def __init__(self, folder: Path, **values: str) -> None:

@@ -39,7 +39,7 @@ def validated(program: str, *configs: str) -> str:
 
 
 @pytest.mark.parametrize("program", programs.MANIFESTS)
-@pytest.mark.parametrize("config", ["collector/config.yaml", "scout-local/gateway.yaml"])
+@pytest.mark.parametrize("config", ["collector/config.yaml", "backends/scout-local/gateway.yaml"])
 def test_each_collector_accepts_the_default_configuration(program: str, config: str) -> None:
     validated(program, config)
 
@@ -51,7 +51,7 @@ def test_the_collector_accepts_each_backend_beside_its_configuration(backend: st
 
 
 KINDS = ("receivers", "processors", "exporters", "extensions")
-DEFAULT = ["collector/config.yaml", "scout-local/gateway.yaml"]
+DEFAULT = ["collector/config.yaml", "backends/scout-local/gateway.yaml"]
 MORE = ["collector/tail-sampling.yaml", *(f"collector/backends/{name}.yaml" for name in OVERLAYS)]
 
 
@@ -116,7 +116,7 @@ def test_pyright_checks_every_python_file_and_the_published_packages_strictly(tm
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     files = {Path(name) for name in names}
-    published = ("mqtt-delivery/src", "opentelemetry-instrumentation-paho-mqtt/src")
+    published = ("packages/mqtt-delivery/src", "packages/opentelemetry-instrumentation-paho-mqtt/src")
     libraries = {file for file in files if any(map(file.is_relative_to, published))}
     assert libraries
     # Each file stands for the one of its name, with an error and with one that only strict mode reports.

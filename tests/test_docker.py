@@ -19,11 +19,12 @@ from stack.docker import INTERNAL_PORTS, engine_answers
 from stack.services import new_services
 from stack.settings import BACKENDS, ROOT, SCOUT_VARIABLES, Settings
 
-FILES = [ROOT / "docker-compose.yml", ROOT / "scout-local/on/compose.yml", *ROOT.glob("*/compose.yml")]
+FILES = [ROOT / "docker-compose.yml", ROOT / "backends/scout-local/on/compose.yml", *ROOT.glob("*/compose.yml")]
+FILES += ROOT.glob("backends/*/compose.yml")
 SERVICES: dict[str, dict[str, Any]] = {
     name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
 }
-DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("observability/*/Dockerfile")])
+DOCKERFILES = sorted(path for path in ROOT.glob("**/Dockerfile") if not path.is_relative_to(ROOT / ".venv"))
 # Ends when its work is done, and runs only with MQTT_TLS=1.
 JOB = "certificates"
 NEW = {service.name for service in new_services()}
@@ -39,7 +40,7 @@ def test_there_is_a_container_for_each_part() -> None:
 
 def test_each_file_of_a_service_is_included() -> None:
     included = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["include"]
-    assert {f"{name}/compose.yml" for name in NEW} == set(included[1:]) - {"observability/compose.yml"}
+    assert {f"{name}/compose.yml" for name in NEW} == set(included[1:]) - {"backends/observability/compose.yml"}
 
 
 def test_a_backend_runs_only_where_it_is_asked_for() -> None:

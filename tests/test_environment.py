@@ -11,7 +11,7 @@ from uv import find_uv_bin
 
 from stack.settings import ROOT
 
-PACKAGES = sorted(path.parent for path in ROOT.glob("*/pyproject.toml"))
+PACKAGES = sorted(path.parent for folder in ("*", "*/*") for path in ROOT.glob(f"{folder}/pyproject.toml"))
 # Imports every module of our packages that is not a test, as a part of the stack may.
 IMPORT_ALL = """
 import importlib, pathlib, sys
@@ -29,7 +29,12 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     for package in PACKAGES:
-        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "tests"))
+        shutil.copytree(
+            package,
+            folder / package.relative_to(ROOT),
+            ignore=shutil.ignore_patterns("__pycache__", "tests"),
+            dirs_exist_ok=True,
+        )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST", "COV"))}
     done = subprocess.run(
         ["make", ".venv/ready"], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -65,7 +70,7 @@ def test_running_needs_only_what_is_in_its_lock_file(fresh: Path) -> None:
 
 
 def test_every_module_can_be_imported_with_what_running_needs(fresh: Path) -> None:
-    sources = [str(fresh / package.name / "src") for package in PACKAGES]
+    sources = [str(fresh / package.relative_to(ROOT) / "src") for package in PACKAGES]
     command = [str(fresh / ".venv" / "bin" / "python"), "-c", IMPORT_ALL, *sources]
     done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

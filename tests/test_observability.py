@@ -25,8 +25,8 @@ from stack.part import local_url
 from stack.settings import ROOT
 from stack.trace import Span
 
-PROMETHEUS = ROOT / "observability" / "prometheus"
-GRAFANA = ROOT / "observability" / "grafana"
+PROMETHEUS = ROOT / "backends" / "observability" / "prometheus"
+GRAFANA = ROOT / "backends" / "observability" / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]
@@ -84,7 +84,7 @@ def test_the_rule_tests_notice_alerts_that_are_wrong(instead: str, tmp_path: Pat
 def test_each_alert_says_what_to_look_at(alert: str) -> None:
     assert ALERTS[alert]["labels"]["severity"] in ("warning", "critical")
     assert set(ALERTS[alert]["annotations"]) == {"summary", "description"}
-    assert alert in (ROOT / "observability" / "README.md").read_text()
+    assert alert in (ROOT / "backends" / "observability" / "README.md").read_text()
 
 
 BREAKS = [

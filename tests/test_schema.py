@@ -1,4 +1,4 @@
-"""What the stack emits is what ``telemetry/schema/`` says, and the other way round."""
+"""What the stack emits is what ``packages/telemetry/schema/`` says, and the other way round."""
 
 import json
 import pkgutil
@@ -24,7 +24,7 @@ from recorder import Recorder, recording
 from harness import Stack, eventually, reading
 from stack.settings import ROOT
 
-SCHEMA = ROOT / "telemetry" / "schema"
+SCHEMA = ROOT / "packages" / "telemetry" / "schema"
 REGISTRY = Registry(SCHEMA)
 
 # In the schema, and not in this run.

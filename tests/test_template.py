@@ -176,7 +176,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
 TRY_ALL = """
 import json, sys
 from stack.errors import StackError
-from stack.new_service import new_service
+from new_service import new_service
 for name, answers, _ in json.loads(sys.argv[1]):
     try:
         new_service(name, answers)

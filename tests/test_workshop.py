@@ -14,8 +14,8 @@ import pytest
 
 from harness import Stack, eventually
 from stack.settings import ROOT
-from stack.workshop import BLOCK, MINE, WORKSHOP, answers_file, answers_to, blocks
-from stack.workshop.exercises import EXERCISES, READING, Evidence, kinds, still_missing
+from workshop import BLOCK, MINE, WORKSHOP, answers_file, answers_to, blocks
+from workshop.exercises import EXERCISES, READING, Evidence, kinds, still_missing
 
 # What the check says of a stack on which nobody has begun.
 BEGINNING = {

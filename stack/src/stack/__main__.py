@@ -5,46 +5,21 @@ import sys
 from contextlib import suppress
 
 from rich.table import Table
-from rich.text import Text
 
 from service import load_settings
-from stack import build, workshop
+from stack import build
 from stack.backends import backend_pages
-from stack.console import console, errors
-from stack.docker import DockerRuntime, engine_answers
+from stack.console import console, exit_code
+from stack.docker import DockerRuntime
 from stack.doctor import doctor
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.part import local_url
 from stack.parts import consumer_names
+from stack.runtimes import choose_runtime, running_runtime
 from stack.settings import BACKENDS, MOST_CONSUMERS, Settings
 from stack.show import show, watch
 from stack.verify import verify
-
-Runtime = LocalRuntime | DockerRuntime
-
-
-def choose_runtime(settings: Settings) -> Runtime:
-    """The runtime that was asked for, else Docker where an engine answers; says which, where it was not asked."""
-    if settings.runtime is None:
-        found = engine_answers()
-        reason = "a Docker engine answers" if found else "no Docker engine answers"
-        console.print(f"Runtime: {'docker' if found else 'local'} ({reason}; RUNTIME=docker or RUNTIME=local decides).")
-        return DockerRuntime(settings) if found else LocalRuntime(settings)
-    return DockerRuntime(settings) if settings.runtime == "docker" else LocalRuntime(settings)
-
-
-def running_runtime(settings: Settings) -> Runtime:
-    """The runtime that this stack runs in at the moment.
-
-    Raises:
-        StackError: If it does not run.
-    """
-    candidates: list[Runtime] = [LocalRuntime(settings), DockerRuntime(settings)]
-    for runtime in candidates:
-        if settings.runtime in (None, runtime.name) and runtime.running():
-            return runtime
-    raise StackError("the stack is not up; start it with `make up`")
 
 
 def up(settings: Settings) -> None:
@@ -96,7 +71,7 @@ def ps(settings: Settings) -> None:
     console.print(table)
 
 
-def main() -> int:
+def main() -> int | None:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -106,61 +81,34 @@ def main() -> int:
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
     for name in ("down", "logs"):
         commands.add_parser(name).add_argument("part", nargs="?")
-    commands.add_parser("check").add_argument("exercise")
-    solution = commands.add_parser("solution")
-    solution.add_argument("exercise")
-    solution.add_argument("--undo", action="store_true")
     commands.add_parser("trace").add_argument("id", nargs="?")
-    making = commands.add_parser("new-service")
-    making.add_argument("name")
-    for answer in ("output", "topic-filter", "url", "output-topic"):
-        making.add_argument(f"--{answer}")
     arguments = parser.parse_args()
     settings = load_settings(Settings)
-    try:
-        match arguments.command:
-            case "up":
-                up(settings)
-            case "down":
-                down(settings, arguments.part)
-            case "ps":
-                ps(settings)
-            case "logs":
-                running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
-            case "verify":
-                return verify(running_runtime(settings), settings, arguments.backend)
-            case "trace":
-                running_runtime(settings)
-                show(settings, arguments.id)
-            case "watch":
-                running_runtime(settings)
-                # That is how it ends.
-                with suppress(KeyboardInterrupt):
-                    watch(settings)
-            case "doctor":
-                return doctor(running_runtime(settings), settings)
-            case "check":
-                return workshop.check(running_runtime(settings), settings, arguments.exercise)
-            case "solution" if arguments.undo:
-                workshop.take_back(running_runtime(settings), settings, arguments.exercise)
-            case "solution":
-                workshop.apply(running_runtime(settings), settings, arguments.exercise)
-            case "new-service":
-                # Copier takes a second to import.
-                from stack.new_service import new_service  # noqa: PLC0415
-
-                answers = {name: getattr(arguments, name) for name in ("output", "topic_filter", "url", "output_topic")}
-                new_service(arguments.name, {name: value for name, value in answers.items() if value})
-            case "prepare":
-                build.prepare(settings, arguments.for_tests)
-    except StackError as error:
-        # As it is: the end of a log may hold what looks like rich's markup.
-        errors.print(Text.assemble(("error:", "red"), f" {error}"))
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    match arguments.command:
+        case "up":
+            up(settings)
+        case "down":
+            down(settings, arguments.part)
+        case "ps":
+            ps(settings)
+        case "logs":
+            running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
+        case "verify":
+            return verify(running_runtime(settings), settings, arguments.backend)
+        case "trace":
+            running_runtime(settings)
+            show(settings, arguments.id)
+        case "watch":
+            running_runtime(settings)
+            # That is how it ends.
+            with suppress(KeyboardInterrupt):
+                watch(settings)
+        case "doctor":
+            return doctor(running_runtime(settings), settings)
+        case "prepare":
+            build.prepare(settings, arguments.for_tests)
+    return None
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -7,7 +7,7 @@ from stack.errors import StackError
 from stack.part import Part, answers, local_url
 from stack.settings import ROOT, Settings
 
-PROMETHEUS = ROOT / "observability" / "prometheus"
+PROMETHEUS = ROOT / "backends" / "observability" / "prometheus"
 # Azure Monitor is no process of ours.
 _LOCAL = ("zipkin", "prometheus", "azuremonitor")
 

@@ -18,7 +18,7 @@ SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
 ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
 ZIPKIN_SHA256 = "7ac633a6832647e71e50012a5e3e91fbc7054414955261724526030faf271d8d"
-GRAFANA_SCHEMA = ROOT / "observability" / "grafana" / "schema"
+GRAFANA_SCHEMA = ROOT / "backends" / "observability" / "grafana" / "schema"
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from stack.errors import StackError
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,3 +34,15 @@ def progress() -> Iterator[Show]:
                 console.print(f"{what}: {done}{'' if total is None else f' of {total}'}")
 
         yield show
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Runs what a make target does, and prints an error that its user can mend as one line; returns the exit code."""
+    try:
+        return command() or 0
+    except StackError as error:
+        # As it is: the end of a log may hold what looks like rich's markup.
+        errors.print(Text.assemble(("error:", "red"), f" {error}"))
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -217,7 +217,11 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
         ),
         Part(
             name="gateway",
-            command=[str(binaries["otelcol-default"]), "--config", str(ROOT / "scout-local" / "gateway.yaml")],
+            command=[
+                str(binaries["otelcol-default"]),
+                "--config",
+                str(ROOT / "backends" / "scout-local" / "gateway.yaml"),
+            ],
             environment={
                 "ISSUER_URL": issuer_url,
                 "GATEWAY_PORT": str(settings.gateway_port),

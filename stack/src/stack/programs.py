@@ -11,8 +11,8 @@ from stack.console import Show, progress
 from stack.errors import StackError
 from stack.settings import ROOT
 
-# Its go.mod and go.sum say of which versions; programs/lock.py makes them.
-MODULE = ROOT / "programs"
+# Its go.mod and go.sum say of which versions; stack/programs/lock.py makes them.
+MODULE = ROOT / "stack" / "programs"
 LOCKS = (MODULE / "go.mod", MODULE / "go.sum")
 VIEWER = "otel-desktop-viewer"
 PACKAGES = {VIEWER: "github.com/CtrlSpice/otel-desktop-viewer"}

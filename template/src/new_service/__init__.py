@@ -23,6 +23,8 @@ from stack.settings import MOST_CONSUMERS, ROOT, Settings
 # Lines of docker-compose.yml that what is new goes before.
 INCLUDES = "  # `make new-service` adds its services here.\n"
 USERS = "      # `make new-service` adds its users here.\n"
+# Folders of tests.
+TESTS = ("tests", "*/tests", "*/*/tests")
 
 
 def new_service(name: str, answers: Mapping[str, str]) -> None:
@@ -74,8 +76,7 @@ def _check_free(service: Service) -> None:
         problem = "Python has a module of this name"
     elif [
         *ROOT.glob(f"tests/{module}.py"),
-        *ROOT.glob(f"tests/test_{module}.py"),
-        *ROOT.glob(f"*/tests/test_{module}.py"),
+        *(path for tests in TESTS for path in ROOT.glob(f"{tests}/test_{module}.py")),
     ]:
         problem = "a file of the tests has this name"
     else:

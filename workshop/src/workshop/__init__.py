@@ -23,7 +23,7 @@ from stack.console import console
 from stack.errors import StackError
 from stack.settings import ROOT, Settings
 from stack.show import local_viewer
-from stack.workshop.exercises import EXERCISES, Evidence, Runtime, still_missing
+from workshop.exercises import EXERCISES, Evidence, Runtime, still_missing
 
 WORKSHOP = ROOT / "workshop"
 MINE = WORKSHOP / "mine"
