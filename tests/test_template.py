@@ -55,7 +55,8 @@ class Workspace:
         """Makes the virtual environment; the copy's packages are found in the copy, those of others in the original."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=self.folder, check=True)
         (installed,) = self.folder.glob(".venv/lib/python*/site-packages")
-        paths = [*self.folder.glob("*/src"), self.folder / "installed", sysconfig.get_path("purelib")]
+        sources = [*self.folder.glob("*/src"), *self.folder.glob("*/*/src")]
+        paths = [*sources, self.folder / "installed", sysconfig.get_path("purelib")]
         (installed / "workspace.pth").write_text("".join(f"{path}\n" for path in paths))
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The backends that BACKENDS adds: what the Collector is told of them, and those that run without Docker."""
+"""The backends that BACKENDS adds: those that run without Docker."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,21 +10,6 @@ from stack.settings import ROOT, Settings
 PROMETHEUS = ROOT / "backends" / "observability" / "prometheus"
 # Azure Monitor is no process of ours.
 _LOCAL = ("zipkin", "prometheus", "azuremonitor")
-
-
-def collector_backends(settings: Settings) -> dict[str, str]:
-    """The Collector's variables: which backends there are and where they listen, in the local runtime."""
-    values = {
-        "BACKENDS": ",".join(settings.backends),
-        "ZIPKIN_ENDPOINT": local_url(settings.zipkin_port, "/api/v2/spans"),
-        "COLLECTOR_PROMETHEUS_PORT": str(settings.collector_prometheus_port),
-    }
-    if settings.applicationinsights_connection_string is not None:
-        secret = settings.applicationinsights_connection_string.get_secret_value()
-        values["APPLICATIONINSIGHTS_CONNECTION_STRING"] = secret
-    if settings.tail_sampling_percentage is not None:
-        values["TAIL_SAMPLING_PERCENTAGE"] = f"{settings.tail_sampling_percentage:g}"
-    return values
 
 
 def check_local(settings: Settings) -> None:
@@ -68,7 +53,6 @@ def _prometheus(settings: Settings, binaries: Mapping[str, Path]) -> Part:
             f"--web.listen-address=127.0.0.1:{settings.prometheus_port}",
             "--enable-feature=exemplar-storage",
         ],
-        environment={},
         healthy=answers(local_url(settings.prometheus_port, "/-/ready")),
         wave=2,
         address=local_url(settings.prometheus_port),

@@ -16,15 +16,15 @@ class Part:
 
     name: str
     command: list[str]
-    environment: dict[str, str]
     healthy: Callable[[], bool]
     # Each wave starts when the one before is healthy, so that nobody logs that somebody else is not there yet.
     wave: int
     address: str = ""
-    # What this machine's environment and .env beat.
-    defaults: dict[str, str] = field(default_factory=dict)
-    # What it reads of this machine's environment and .env; a traced service reads OTEL_* as well.
+    # The variables that it reads; a traced service reads OTEL_* as well.
     reads: frozenset[str] = frozenset()
+    # What the stack gives it, which beats this machine's environment and .env, and what those beat.
+    environment: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)
 
 
 def answers(url: str) -> Callable[[], bool]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -44,6 +44,20 @@ def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
     # Grafana has nothing of its own to show.
     wanted = {*names, "prometheus"} if "grafana" in names else set(names)
     return tuple(name for name in BACKENDS if name in wanted)
+
+
+def _text(value: object) -> str:
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case bool():
+            return str(int(value))
+        case float():
+            return str(value).removesuffix(".0")
+        case tuple():
+            return ",".join(cast(tuple[str, ...], value))
+        case _:
+            return str(value)
 
 
 SCOUT_VARIABLES = ("SCOUT_CLIENT_ID", "SCOUT_CLIENT_SECRET", "SCOUT_TOKEN_URL", "SCOUT_OTLP_ENDPOINT")
@@ -125,6 +139,11 @@ class Settings(BaseSettings):
     def broker_address(self) -> str:
         """The broker's URL on this machine."""
         return f"{'mqtts' if self.mqtt_tls else 'mqtt'}://127.0.0.1:{self.mqtt_port}"
+
+    def variables(self) -> dict[str, str]:
+        """The settings that have a value, each as the environment variable that it is."""
+        fields = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name.upper(): _text(value) for name, value in fields if value is not None}
 
     def ports(self) -> dict[str, int]:
         """Variable name and number of each port that the stack listens on."""

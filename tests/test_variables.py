@@ -1,0 +1,58 @@
+"""A variable that is forgotten somewhere is found: what a part reads, what its container gets, what is documented."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from stack import build
+from stack.parts import local_parts, variables
+from stack.settings import ROOT, Settings
+
+SETTINGS = Settings(
+    _env_file=None,
+    mqtt_tls=True,
+    tail_sampling_percentage=5,
+    backends=("zipkin", "prometheus", "azuremonitor"),
+    applicationinsights_connection_string="InstrumentationKey=0",  # pyright: ignore[reportArgumentType] (pydantic parses it)
+)  # pyright: ignore[reportCallIssue] (pydantic-settings has more arguments than fields)
+PARTS = {part.name: part for part in local_parts(SETTINGS, build.paths())}
+FILES = [ROOT / "docker-compose.yml", ROOT / "backends" / "scout-local" / "on" / "compose.yml"]
+FILES += [ROOT / "backends" / "observability" / "compose.yml", *ROOT.glob("*/compose.yml")]
+CONTAINERS: dict[str, dict[str, Any]] = {
+    name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
+}
+DOCUMENTED = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.M))
+# Where a part listens and where the others are differs between the runtimes.
+OF_A_RUNTIME = re.compile(
+    r"_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|CERTIFICATES)$|^(OTELCOL|MQTT_CLIENT_ID|QUERY_PORT)$"
+)
+# For tests, and for those who know why: no setting of the stack.
+NOT_SETTINGS = {"TAIL_SAMPLING_WAIT", "TOPIC_FILTER", "ISSUER_AUDIENCE", "JAVA_HOME", "JAVA_TOOL_OPTIONS"}
+
+
+def passed_on(container: str) -> set[str]:
+    """The variables of a container that its user may set."""
+    given = CONTAINERS[container].get("environment", {})
+    return {name for name, value in given.items() if value is None or f"${{{name}" in str(value)}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_what_a_part_reads_reaches_its_container_and_nothing_else_does(part: Any) -> None:
+    reads = {name for name in part.reads if not OF_A_RUNTIME.search(name)} - NOT_SETTINGS
+    gets = {name for name in passed_on(part.name) if not name.startswith("OTEL_") and not OF_A_RUNTIME.search(name)}
+    assert gets == reads
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_what_a_part_reads_is_documented_or_the_stack_s_own(part: Any) -> None:
+    unknown = part.reads - DOCUMENTED - variables(SETTINGS).keys() - part.environment.keys() - NOT_SETTINGS
+    assert {name for name in unknown if not OF_A_RUNTIME.search(name)} == set()
+
+
+def test_what_is_documented_is_read() -> None:
+    read = {name for part in PARTS.values() for name in part.reads} | {name.upper() for name in Settings.model_fields}
+    # By Compose, by the build, and by OpenTelemetry in every service.
+    read |= {"COMPOSE_PROFILES", "OTELCOL", *re.findall(r"OTEL_\w+", (ROOT / "docker-compose.yml").read_text())}
+    assert read >= DOCUMENTED
