@@ -15,8 +15,10 @@ PAGES := docs/*.md docs/backends/*.md
 .PHONY: help up down ps logs verify trace watch doctor check solution new-service dist test test-quick test-long \
 	test-matrix bench lint format lock docs screenshots
 
-help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+# A group is a line "##@ its name"; 24 lines of 80 columns hold all of it.
+help:
+	@awk -F ':.*## ' '/^##@ / {group = substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "%-8s make %-12s %s\n", group, $$1, $$2; group = ""}' $(MAKEFILE_LIST)
 
 # What is installed is what the lock files say, by hash; our own packages are linked, not copied. Nothing is taken out
 # again, since a stack may run from here.
@@ -35,41 +37,45 @@ $(VENV)/dev: $(VENV)/ready requirements/dev.txt
 	@$(INSTALL) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@
 
-up: $(VENV)/ready ## Start the stack; returns when every part is healthy (RUNTIME=docker or local)
+##@ run
+up: $(VENV)/ready ## Start the stack; RUNTIME=docker or local
 	@$(STACK) up
 
-down: $(VENV)/ready ## Stop the stack; nothing is left running (PART=consumer stops one part)
+down: $(VENV)/ready ## Stop the stack (PART=consumer for one part)
 	@$(STACK) down $(PART)
 
 ps: $(VENV)/ready ## Show the state of each part
 	@$(STACK) ps
 
-logs: $(VENV)/ready ## Show the logs (PART=consumer for one part)
+logs: $(VENV)/ready ## Show the end of the logs (PART=consumer for one part)
 	@$(STACK) logs $(PART)
 
-verify: $(VENV)/ready ## Send one reading and check its trace in the backend (BACKEND=zipkin for another one)
+##@ look
+verify: $(VENV)/ready ## Send one reading, check its trace (BACKEND=zipkin)
 	@$(STACK) verify $(BACKEND)
 
-trace: $(VENV)/ready ## Show the trace of the last reading (ID=... for a trace id or message id)
+trace: $(VENV)/ready ## Show the last reading's trace (ID=... for another)
 	@$(STACK) trace $(if $(ID),"$$ID")
 
 watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
 	@$(STACK) watch
 
-doctor: $(VENV)/ready ## Look for what is usually wrong; says how to mend it
+doctor: $(VENV)/ready ## Look for what is usually wrong; say how to mend it
 	@$(STACK) doctor
 
-check: $(VENV)/ready ## Say what is still missing in an exercise of the workshop (EXERCISE=3)
+##@ learn
+check: $(VENV)/ready ## Say what an exercise still lacks (EXERCISE=3)
 	@$(WORKSHOP) check "$(EXERCISE)"
 
-solution: $(VENV)/ready ## Do an exercise of the workshop (EXERCISE=3; UNDO=1 takes it back)
+solution: $(VENV)/ready ## Do an exercise (EXERCISE=3; UNDO=1 takes it back)
 	@$(WORKSHOP) solution "$(EXERCISE)" $(if $(UNDO),--undo)
 
-new-service: $(VENV)/ready ## Make a service that is traced (NAME=alerter; OUTPUT=http or mqtt, TOPIC_FILTER, URL, OUTPUT_TOPIC)
+new-service: $(VENV)/ready ## Make a traced service (NAME=alerter; OUTPUT=mqtt)
 	@$(BIN)/python -m new_service "$(NAME)" $(if $(OUTPUT),--output="$(OUTPUT)") $(if $(TOPIC_FILTER),--topic-filter="$(TOPIC_FILTER)") \
 		$(if $(URL),--url="$(URL)") $(if $(OUTPUT_TOPIC),--output-topic="$(OUTPUT_TOPIC)")
 
-dist: $(VENV)/ready ## Build the wheels that services elsewhere need, into dist/
+##@ develop
+dist: $(VENV)/ready ## Build the wheels that services elsewhere need
 	@rm -f dist/*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
 		./packages/opentelemetry-instrumentation-paho-mqtt ./packages/mqtt-delivery
@@ -81,28 +87,28 @@ ALONE := $(BIN)/pytest
 OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 COVERAGE := $(if $(PYTEST_ARGS),,--cov)
 
-test: $(VENV)/dev ## Run every test but the long ones, setting up all that they need (PYTEST_ARGS='-k ...')
+test: $(VENV)/dev ## Run the tests, with all they need (PYTEST_ARGS=...)
 	@$(STACK) prepare --for-tests
 	@$(BESIDE) -m "not alone and not long" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "alone and not long" $(COVERAGE:--cov=--cov --cov-append) $(PYTEST_ARGS) $(OR_NONE)
 
-test-quick: $(VENV)/dev ## Run the tests that need no stack, in a minute or so
+test-quick: $(VENV)/dev ## Run the tests that need no stack, in about a minute
 	@$(STACK) prepare --for-tests
 	@$(BESIDE) -m "not stack and not alone and not long" $(PYTEST_ARGS)
 
-test-long: $(VENV)/dev ## Run the long tests: outages as long as in real life, and a soak
+test-long: $(VENV)/dev ## Run the long tests: real-life outages, and a soak
 	@$(STACK) prepare --for-tests
 	@$(BESIDE) -m "long and not alone" $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "long and alone" $(PYTEST_ARGS) $(OR_NONE)
 
-test-matrix: $(VENV)/dev ## Test the instrumentation on every Python and paho-mqtt that it supports
+test-matrix: $(VENV)/dev ## Test the instrumentation on each Python and paho
 	@$(BIN)/python packages/opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
 
-bench: $(VENV)/dev ## Measure the stack against its limits, in a quarter of an hour (ONLY=consumer for one part)
+bench: $(VENV)/dev ## Measure the stack (ONLY=consumer for one part)
 	@$(STACK) prepare
 	@PYTHONPATH=tests:.:packages/mqtt-delivery/tests:packages/opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
-lint: $(VENV)/dev ## Check format, style, types, and that the lock files and the docs are current
+lint: $(VENV)/dev ## Check format, style, types, locks and docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
@@ -117,8 +123,8 @@ lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
 	@$(BIN)/python stack/programs/lock.py
 
-docs: $(VENV)/dev ## Put the current code into the pages of docs/ (CHECK=1: say whether it is there)
+docs: $(VENV)/dev ## Put the current code into docs/
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 
-screenshots: $(VENV)/dev ## Take the pictures of the docs from the running stack
+screenshots: $(VENV)/dev ## Take the pictures of docs/ from the running stack
 	@$(BIN)/python docs/screenshots.py

@@ -186,6 +186,21 @@ def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest,
         assert (finding or "") in done.stdout
 
 
+# What is neither source nor document.
+NO_ROOMS = {"dist", "htmlcov"}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._" and path.name not in NO_ROOMS],
+    ids=lambda path: path.name,
+)
+def test_a_folder_says_in_three_lines_what_it_is(folder: Path) -> None:
+    _, _, *lines = (folder / "README.md").read_text().splitlines()
+    for line, beginning in zip(lines, ("What it is", "Who calls it", "Where to start reading"), strict=False):
+        assert line.startswith(f"- **{beginning}.** ")
+
+
 def test_the_blocks_that_are_listed_are_there() -> None:
     for name, start in [*NOT_RUN, *FINDS]:
         assert any(block.startswith(start) for block in sh_blocks((ROOT / name).read_text())), (name, start)

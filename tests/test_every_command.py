@@ -32,7 +32,6 @@ COMMANDS: list[tuple[str, tuple[str, ...], str]] = [
 ]
 # Those that know no runtime, and what runs them.
 ELSEWHERE = {
-    "help": "tests/test_documents.py",
     "new-service": "tests/test_template.py",
     "dist": "tests/test_template.py",
     "test": ".ci/run",
@@ -105,5 +104,10 @@ def test_a_command_does_what_it_says(stack: Stack, step: int, command: tuple[str
 
 def test_the_table_has_every_command_of_make_help() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    listed = re.findall(r"^  make (\S+)", done.stdout, re.M)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["run", "look", "learn", "develop"]
+    # A screen.
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    listed = re.findall(r"\bmake (\S+)", done.stdout)
     assert {name for name, *_ in COMMANDS} | ELSEWHERE.keys() == set(listed)

@@ -1,6 +1,7 @@
 """A variable that is forgotten somewhere is found: what a part reads, what its container gets, what is documented."""
 
 import re
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from stack import build
 from stack.parts import local_parts, variables
-from stack.settings import ROOT, Settings
+from stack.settings import ROOT, Settings, text_of
 
 SETTINGS = Settings(
     _env_file=None,
@@ -56,3 +57,34 @@ def test_what_is_documented_is_read() -> None:
     # By Compose, by the build, and by OpenTelemetry in every service.
     read |= {"COMPOSE_PROFILES", "OTELCOL", *re.findall(r"OTEL_\w+", (ROOT / "docker-compose.yml").read_text())}
     assert read >= DOCUMENTED
+
+
+ENV_EXAMPLE = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
+FOLDERS = {"producer": "producer", "consumer": "consumer", "echo": "echo", "scout_local": "backends/scout-local"}
+# Every service has them; the packages' READMEs say what they do.
+OF_EVERY_SERVICE = {"MQTT_TLS", "MQTT_CA_FILE"}
+
+
+def defaults_of(module: str) -> dict[str, str]:
+    """The variables of a service and their defaults, as text; those without one are empty."""
+    settings = import_module(f"{module}.settings").Settings
+    return {
+        name.upper(): "" if field.default is None else text_of(field.default)
+        for name, field in settings.model_fields.items()
+    }
+
+
+@pytest.mark.parametrize("module", FOLDERS)
+def test_the_readme_of_a_service_has_its_variables_and_their_defaults(module: str) -> None:
+    rows = re.findall(r"^\| (`[A-Z].*?) \| (.*?) \|", (ROOT / FOLDERS[module] / "README.md").read_text(), re.M)
+    listed = [(re.findall(r"`([A-Z][A-Z0-9_]+)`", names), values.split(", ")) for names, values in rows]
+    written = {name: value for names, values in listed for name, value in zip(names, values, strict=False)}
+    expected = defaults_of(module)
+    assert expected.keys() - OF_EVERY_SERVICE == written.keys() - {"OTEL_"}
+    assert {name: value for name, value in written.items() if expected[name] not in ("", value)} == {}
+
+
+@pytest.mark.parametrize("module", FOLDERS)
+def test_what_is_documented_for_the_stack_is_the_default_of_the_service(module: str) -> None:
+    shared = {name: value for name, value in defaults_of(module).items() if name in ENV_EXAMPLE and value}
+    assert {name: ENV_EXAMPLE[name] for name in shared} == shared

@@ -46,7 +46,8 @@ def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if name in wanted)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A setting as the environment variable that it is."""
     match value:
         case SecretStr():
             return value.get_secret_value()
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
     def variables(self) -> dict[str, str]:
         """The settings that have a value, each as the environment variable that it is."""
         fields = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name.upper(): _text(value) for name, value in fields if value is not None}
+        return {name.upper(): text_of(value) for name, value in fields if value is not None}
 
     def ports(self) -> dict[str, int]:
         """Variable name and number of each port that the stack listens on."""
