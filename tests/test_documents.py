@@ -186,15 +186,11 @@ def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest,
         assert (finding or "") in done.stdout
 
 
-# What is neither source nor document.
-NO_ROOMS = {"dist", "htmlcov"}
+LISTED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+FOLDERS = sorted({ROOT / name.split("/")[0] for name in LISTED if "/" in name and name[0] != "."})
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._" and path.name not in NO_ROOMS],
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_a_folder_says_in_three_lines_what_it_is(folder: Path) -> None:
     _, _, *lines = (folder / "README.md").read_text().splitlines()
     for line, beginning in zip(lines, ("What it is", "Who calls it", "Where to start reading"), strict=False):
