@@ -95,6 +95,8 @@ def main() -> int:
             args=[*OPTIONS, *(["--no-sandbox"] if os.getuid() == 0 else [])],
         )
         page = browser.new_page(viewport={"width": 1720, "height": 600})
+        # Also while the machine has much else to do.
+        page.set_default_timeout(90_000)
         open_trace(page, url[0])
         page.screenshot(path=folder / "trace.png")
         page.set_viewport_size({"width": 1720, "height": 700})

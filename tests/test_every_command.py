@@ -103,7 +103,9 @@ def test_a_command_does_what_it_says(stack: Stack, step: int, command: tuple[str
 
 
 def test_the_table_has_every_command_of_make_help() -> None:
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["run", "look", "learn", "develop"]
     # A screen.
