@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from stack import build
 from stack.parts import local_parts, variables
 from stack.settings import ROOT, Settings, text_of
 
 SETTINGS = Settings(
-    _env_file=None,
+    _env_file=None,  # pyright: ignore[reportCallIssue] (pydantic-settings has more arguments than fields)
     mqtt_tls=True,
     tail_sampling_percentage=5,
     backends=("zipkin", "prometheus", "azuremonitor"),
-    applicationinsights_connection_string="InstrumentationKey=0",  # pyright: ignore[reportArgumentType] (pydantic parses it)
-)  # pyright: ignore[reportCallIssue] (pydantic-settings has more arguments than fields)
+    applicationinsights_connection_string=SecretStr("InstrumentationKey=0"),
+)
 PARTS = {part.name: part for part in local_parts(SETTINGS, build.paths())}
 FILES = [ROOT / "docker-compose.yml", ROOT / "backends" / "scout-local" / "on" / "compose.yml"]
 FILES += [ROOT / "backends" / "observability" / "compose.yml", *ROOT.glob("*/compose.yml")]
