@@ -81,8 +81,8 @@ dist: $(VENV)/ready ## Build the wheels that services elsewhere need
 		./packages/opentelemetry-instrumentation-paho-mqtt ./packages/mqtt-delivery
 	@ls dist/*.whl
 
-# Three for a core: most of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
-BESIDE := $(BIN)/pytest -n $(shell echo $$((3 * $$(nproc))))
+# Two for a core: half of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
+BESIDE := $(BIN)/pytest -n $(shell echo $$((2 * $$(nproc))))
 ALONE := $(BIN)/pytest
 OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 COVERAGE := $(if $(PYTEST_ARGS),,--cov)

@@ -29,7 +29,6 @@ WITH = {
     "tests/test_local_scout.py": "stack of another worker",
     "tests/test_commands.py": "stack of another worker",
     "tests/test_new_services.py": "stack of another worker",
-    "tests/test_pictures.py": "stack of another worker",
 }
 
 

@@ -282,7 +282,7 @@ def test_echo_gets_the_readings_of_a_device_in_their_order(new_stack: NewStack) 
     with serving(stack.settings.echo_port, handler):
         publisher.send(1000, devices=20)
         sent = set(publisher.ledger.sent)
-        eventually(lambda: sent <= {taken["message_id"] for taken in handler.received}, 60)
+        eventually(lambda: sent <= {taken["message_id"] for taken in handler.received}, 120)
     publisher.close()
     received = [taken for taken in handler.received if taken["message_id"] in sent]
     assert len(received) == 1000
