@@ -56,8 +56,9 @@ def variables(settings: Settings) -> dict[str, str]:
 def scout_values(settings: Settings) -> dict[str, str]:
     """The four values that say where the Collector sends to."""
     if not settings.local_scout:
-        given = {name: settings.variables()[name] for name in SCOUT_VARIABLES}
-        return {**given, "SCOUT_OTLP_ENDPOINT": given["SCOUT_OTLP_ENDPOINT"].rstrip("/")}
+        given = settings.variables()
+        given["SCOUT_OTLP_ENDPOINT"] = given["SCOUT_OTLP_ENDPOINT"].rstrip("/")
+        return {name: given[name] for name in SCOUT_VARIABLES}
     return {
         "SCOUT_CLIENT_ID": settings.local_scout_client_id,
         "SCOUT_CLIENT_SECRET": settings.local_scout_client_secret.get_secret_value(),
@@ -73,7 +74,7 @@ def settings_of(module: str) -> frozenset[str]:
 
 def named_in(*files: Path) -> frozenset[str]:
     """The variables that scripts and configurations name outside of comments, as ``$NAME`` or ``${env:NAME}``."""
-    text = re.sub("#.*", "", "".join(file.read_text() for file in files))
+    text = re.sub(r"(?<!\S)#.*", "", "".join(file.read_text() for file in files))
     return frozenset(re.findall(r"\$\{?(?:env:)?([A-Z][A-Z0-9_]+)", text))
 
 
@@ -142,9 +143,9 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     if settings.local_scout:
         parts += _local_scout(settings, binaries)
     known = variables(settings)
-    given = [{name: known[name] for name in part.reads & known.keys()} for part in parts]
     whole = [
-        replace(part, environment={**values, **part.environment}) for part, values in zip(parts, given, strict=True)
+        replace(part, environment={name: known[name] for name in part.reads & known.keys()} | part.environment)
+        for part in parts
     ]
     return sorted(whole, key=lambda part: part.wave)
 
