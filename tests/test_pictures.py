@@ -13,7 +13,7 @@ from stack.settings import ROOT
 
 @pytest.mark.timeout(480)
 def test_the_viewers_page_shows_every_span_of_the_reading(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
-    # One of its own: the page is opened on what is the newest in the backend.
+    # One of its own: beside the traces of other tests, the search showed no details within 90 s.
     stack = new_stack()
     stack.up()
     command = [sys.executable, str(ROOT / "docs" / "screenshots.py"), str(tmp_path)]

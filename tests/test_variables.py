@@ -5,12 +5,12 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import SecretStr
 
 from stack import build
 from stack.parts import local_parts, variables
 from stack.settings import ROOT, Settings, text_of
+from test_docker import SERVICES
 
 SETTINGS = Settings(
     _env_file=None,  # pyright: ignore[reportCallIssue] (pydantic-settings has more arguments than fields)
@@ -20,12 +20,7 @@ SETTINGS = Settings(
     applicationinsights_connection_string=SecretStr("InstrumentationKey=0"),
 )
 PARTS = {part.name: part for part in local_parts(SETTINGS, build.paths())}
-FILES = [ROOT / "docker-compose.yml", ROOT / "backends" / "scout-local" / "on" / "compose.yml"]
-FILES += [ROOT / "backends" / "observability" / "compose.yml", *ROOT.glob("*/compose.yml")]
-CONTAINERS: dict[str, dict[str, Any]] = {
-    name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
-}
-DOCUMENTED = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.M))
+ENV_EXAMPLE = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
 # Where a part listens and where the others are differs between the runtimes.
 OF_A_RUNTIME = re.compile(
     r"_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|CERTIFICATES)$|^(OTELCOL|MQTT_CLIENT_ID|QUERY_PORT)$"
@@ -36,7 +31,7 @@ NOT_SETTINGS = {"TAIL_SAMPLING_WAIT", "TOPIC_FILTER", "ISSUER_AUDIENCE", "JAVA_H
 
 def passed_on(container: str) -> set[str]:
     """The variables of a container that its user may set."""
-    given = CONTAINERS[container].get("environment", {})
+    given = SERVICES[container].get("environment", {})
     return {name for name, value in given.items() if value is None or f"${{{name}" in str(value)}
 
 
@@ -49,7 +44,7 @@ def test_what_a_part_reads_reaches_its_container_and_nothing_else_does(part: Any
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_what_a_part_reads_is_documented_or_the_stack_s_own(part: Any) -> None:
-    unknown = part.reads - DOCUMENTED - variables(SETTINGS).keys() - part.environment.keys() - NOT_SETTINGS
+    unknown = part.reads - ENV_EXAMPLE.keys() - variables(SETTINGS).keys() - part.environment.keys() - NOT_SETTINGS
     assert {name for name in unknown if not OF_A_RUNTIME.search(name)} == set()
 
 
@@ -57,10 +52,16 @@ def test_what_is_documented_is_read() -> None:
     read = {name for part in PARTS.values() for name in part.reads} | {name.upper() for name in Settings.model_fields}
     # By Compose, by the build, and by OpenTelemetry in every service.
     read |= {"COMPOSE_PROFILES", "OTELCOL", *re.findall(r"OTEL_\w+", (ROOT / "docker-compose.yml").read_text())}
-    assert read >= DOCUMENTED
+    assert read >= ENV_EXAMPLE.keys()
 
 
-ENV_EXAMPLE = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
+def test_every_setting_is_documented_with_its_default() -> None:
+    for name, field in Settings.model_fields.items():
+        assert name.upper() in ENV_EXAMPLE, f"{name.upper()} is not in .env.example"
+        if field.default is not None and name != "run_dir":
+            assert ENV_EXAMPLE[name.upper()] == text_of(field.default)
+
+
 FOLDERS = {"producer": "producer", "consumer": "consumer", "echo": "echo", "scout_local": "backends/scout-local"}
 # Every service has them; the packages' READMEs say what they do.
 OF_EVERY_SERVICE = {"MQTT_TLS", "MQTT_CA_FILE"}
