@@ -231,7 +231,7 @@ def test_one_reading_is_one_trace_in_containers_too(containers: Containers) -> N
 @needs_engine
 @pytest.mark.timeout(1800)
 def test_each_backend_holds_the_reading_in_containers_too(containers: Containers) -> None:
-    containers.environment["BACKENDS"] = "jaeger,zipkin,grafana"
+    containers.environment |= {"BACKENDS": "jaeger,zipkin,grafana", "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
     containers.stack("up")
     for backend in ("jaeger", "zipkin", "prometheus"):
         containers.stack("verify", backend)
