@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo.answers import Answers
+from echo.answers import ENTRY_BYTES, Answers
 from echo.app import app
 
 client = TestClient(app, raise_server_exceptions=False)
@@ -89,7 +89,7 @@ def test_what_is_refused_is_not_kept() -> None:
 
 
 def test_the_memory_for_answers_is_bounded() -> None:
-    answers: Answers[int] = Answers(10)
-    for number in range(100):
-        answers.keep(str(number), number, 3)
-    assert [answers.get(str(number)) for number in (96, 97, 99)] == [None, 97, 99]
+    answers = Answers(3 * (ENTRY_BYTES + 2 + 100))
+    for number in range(10, 100):
+        answers.keep(str(number), b"x" * 100)
+    assert [answers.get(str(number)) for number in (96, 97, 99)] == [None, b"x" * 100, b"x" * 100]

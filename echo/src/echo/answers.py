@@ -1,31 +1,31 @@
 """The answers that were given lately, by the keys of their requests."""
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
 
-Answer = TypeVar("Answer")
+# What Python needs for an entry, beside its key and its answer.
+ENTRY_BYTES = 300
 
 
-class Answers(Generic[Answer]):
+class Answers:
     """A bounded memory: of the answers, the oldest are forgotten first.
 
     Args:
-        size: How large all that are kept may be together.
+        size: How much memory all that are kept may take, in bytes.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._kept = 0
-        self._answers: OrderedDict[str, tuple[Answer, int]] = OrderedDict()
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> bytes | None:
         """The answer to the first request of this key."""
-        return self._answers[key][0] if key in self._answers else None
+        return self._answers.get(key)
 
-    def keep(self, key: str, answer: Answer, size: int) -> None:
+    def keep(self, key: str, answer: bytes) -> None:
         """Keeps the answer to a request whose key is new."""
-        self._answers[key] = answer, size
-        self._kept += size
+        self._answers[key] = answer
+        self._kept += ENTRY_BYTES + len(key) + len(answer)
         while self._kept > self._size:
-            _, (_, forgotten) = self._answers.popitem(last=False)
-            self._kept -= forgotten
+            forgotten_key, forgotten = self._answers.popitem(last=False)
+            self._kept -= ENTRY_BYTES + len(forgotten_key) + len(forgotten)

@@ -7,15 +7,15 @@ from uuid import UUID
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, TypeAdapter
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from echo.answers import Answers
 
 # A thousand readings and some; a larger body is answered with 413.
 MAX_BODY_BYTES = 512 * 1024
-# How many readings are kept for requests that come again.
-KEPT_READINGS = 20_000
+# For the answers to requests that come again: some 16,000 readings.
+KEPT_BYTES = 8 * 1024 * 1024
 
 
 def text_only(value: object) -> object:
@@ -59,21 +59,25 @@ class Health(BaseModel):
 
 Key = Annotated[str | None, Header(max_length=128, description="The same for each try of one request")]
 
-answers: Answers[Reading | Batch] = Answers(KEPT_READINGS)
+as_json: TypeAdapter[Reading | Batch] = TypeAdapter(Reading | Batch)
+answers = Answers(KEPT_BYTES)
 app = FastAPI(title="echo", description="Answers each reading it is sent.")
 app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
 
 
-@app.post("/echo", responses={400: {"description": "No JSON"}, 413: {"description": "Too large"}})
-async def echo(readings: Reading | Batch, response: Response, idempotency_key: Key = None) -> Reading | Batch:
+@app.post(
+    "/echo",
+    response_model=Reading | Batch,
+    responses={400: {"description": "No JSON"}, 413: {"description": "Too large"}},
+)
+async def echo(readings: Reading | Batch, idempotency_key: Key = None) -> Response:
     """Sends the reading back, or an array of them; a request that comes again gets the answer to the first."""
-    if idempotency_key is None:
-        return readings
-    if (first := answers.get(idempotency_key)) is not None:
-        response.headers["Idempotent-Replayed"] = "true"
-        return first
-    answers.keep(idempotency_key, readings, len(readings) if isinstance(readings, list) else 1)
-    return readings
+    if idempotency_key is not None and (first := answers.get(idempotency_key)) is not None:
+        return Response(first, media_type="application/json", headers={"Idempotent-Replayed": "true"})
+    answer = as_json.dump_json(readings)
+    if idempotency_key is not None:
+        answers.keep(idempotency_key, answer)
+    return Response(answer, media_type="application/json")
 
 
 @app.get("/healthz")
