@@ -35,7 +35,7 @@ ELSEWHERE = {
     "new-service": "tests/test_template.py",
     "dist": "tests/test_template.py",
     "test": ".ci/run",
-    "test-long": "people, before a release",
+    "test-long": ".ci/run",
     "test-quick": "a part of what `make test` runs",
     "test-matrix": "the instrumentation's maintainers",
     "bench": "tests/test_benchmarks.py runs a part of it",

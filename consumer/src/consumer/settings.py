@@ -25,6 +25,11 @@ class Settings(BrokerSettings):
     retry_seconds: float = Field(default=60.0, ge=0, le=86_400, description="seconds, 0 to 86400")
     workers: int = Field(default=4, ge=1, le=64, description="a number of threads, 1 to 64")
     queue_size: int = Field(default=200, ge=1, le=65_535, description="a number of messages, 1 to 65535")
+    mqtt_max_packet_size: int = Field(
+        default=65_536, ge=1024, le=268_435_455, description="a number of bytes, 1024 to 268435455"
+    )
+    max_topic_bytes: int = Field(default=1024, ge=1, le=65_535, description="a number of bytes, 1 to 65535")
+    max_user_properties: int = Field(default=100, ge=0, le=100_000, description="a number of properties, 0 to 100000")
     batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
     batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
     remembered_ids: int = Field(default=10_000, ge=0, le=1_000_000, description="a number of ids, 0 to 1000000")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from delivery_harness import Broker
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,12 @@ def topic(request: pytest.FixtureRequest) -> str:
     """A topic of the test's own."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return f"tests/{name}"
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
+    """Reads what the package measures."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr("mqtt_delivery.metrics.get_meter", provider.get_meter)
+    return reader

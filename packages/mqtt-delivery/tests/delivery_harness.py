@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 import pytest
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 
@@ -169,3 +170,19 @@ def consuming(
     eventually(lambda: consumer.healthy)
     yield consumer
     consumer.stop()
+
+
+def values(reader: InMemoryMetricReader) -> dict[str, list[float]]:
+    """The values of each metric: of a histogram, the sums."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    return {
+        metric.name: [getattr(point, "value", getattr(point, "sum", 0)) for point in metric.data.data_points]
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+
+
+def user_properties(message: mqtt.MQTTMessage) -> dict[str, str]:
+    return dict(getattr(message.properties, "UserProperty", []))

@@ -16,10 +16,20 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import psutil
 import pytest
-from delivery_harness import TIMEOUT_SECONDS, Broker, Handled, connected, consuming, eventually, new_client, publish
+from delivery_harness import (
+    TIMEOUT_SECONDS,
+    Broker,
+    Handled,
+    connected,
+    consuming,
+    eventually,
+    new_client,
+    publish,
+    user_properties,
+    values,
+)
 from opentelemetry import metrics
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -33,10 +43,6 @@ from tenacity import wait_fixed
 from mqtt_delivery import Consumer, Message, PublishError, Reject, Retry, check_answer, session
 from mqtt_delivery.keys import KeysHeard
 from mqtt_delivery.seen import Seen
-
-
-def user_properties(message: mqtt.MQTTMessage) -> dict[str, str]:
-    return dict(getattr(message.properties, "UserProperty", []))
 
 
 def payloads(count: int, start: int = 0) -> list[bytes]:
@@ -136,7 +142,11 @@ def test_a_topic_that_gets_too_long_is_shortened(broker: Broker) -> None:
     topic = "long/" + "x" * 65_525
     with (
         consuming(
-            broker, "long/+", Handled(lambda message: check_answer(answer(422))), dead_letter="dead-letter/{topic}"
+            broker,
+            "long/+",
+            Handled(lambda message: check_answer(answer(422))),
+            maximum_packet_size=100_000,
+            maximum_topic_bytes=65_535,
         ),
         connected(broker, "dead-letter/long/+") as (client, dead),
     ):
@@ -651,26 +661,6 @@ def test_each_attempt_has_a_span_that_says_what_happened(
     for event in spans[-1].events:
         for value in (event.attributes or {}).values():
             str(value).encode()
-
-
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    monkeypatch.setattr("mqtt_delivery.metrics.get_meter", provider.get_meter)
-    return reader
-
-
-def values(reader: InMemoryMetricReader) -> dict[str, list[float]]:
-    """The values of each metric: of a histogram, the sums."""
-    data = reader.get_metrics_data()
-    assert data is not None
-    return {
-        metric.name: [getattr(point, "value", getattr(point, "sum", 0)) for point in metric.data.data_points]
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
 
 
 def test_what_happens_is_measured(broker: Broker, topic: str, reader: InMemoryMetricReader) -> None:

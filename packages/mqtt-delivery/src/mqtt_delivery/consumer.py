@@ -11,7 +11,9 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.properties import Properties
 from tenacity.wait import wait_base
 
+from mqtt_delivery import received_properties
 from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
+from mqtt_delivery.bounds import Bounds
 from mqtt_delivery.dead_letters import DeadLetters
 from mqtt_delivery.keys import KeysHeard
 from mqtt_delivery.message import Message, Reject
@@ -53,6 +55,10 @@ class Consumer:
         batch_seconds: How long a batch waits to fill up.
         receive_maximum: How many messages the broker sends ahead of their acknowledgements, 1 to 65,535 (MQTT 5.0,
             3.1.2.11.3). It bounds all that waits here.
+        maximum_packet_size: The largest packet that the broker sends, in bytes (MQTT 5.0, 3.1.2.11.4). It does not send
+            a larger message, and takes it for delivered.
+        maximum_topic_bytes: A message with a longer topic becomes a dead letter at once.
+        maximum_user_properties: A message with more of them becomes a dead letter at once.
         hold_up_seconds: How long messages of one key may fail and hold up all others once ``receive_maximum`` is
             reached.
         wait: The pause before the next attempt, by one of tenacity's strategies.
@@ -60,8 +66,8 @@ class Consumer:
         consumers: How many consumers divide the messages among them, by a shared subscription (MQTT 5.0, 4.8.2). One
             alone does without.
         share_name: The name of the share.
-        retain_handling: Which retained messages the subscription brings: 0 all, each time; 1 (the default) when it is
-            new; 2 none (MQTT 5.0, 3.8.3.1).
+        retain_handling: Which retained messages the subscription brings: 0 all, each time; 1 when it is new; 2 (the
+            default) none (MQTT 5.0, 3.8.3.1).
         on_session_lost: Called with what happened when the broker has lost the session, or keeps it for a shorter time.
         dropped_topic: A topic on which the broker counts the messages that it has dropped, such as Mosquitto's
             ``$SYS/broker/publish/messages/dropped``: an increase is an error in the log.
@@ -89,12 +95,15 @@ class Consumer:
         batch_size: int = 1,
         batch_seconds: float = 0.2,
         receive_maximum: int = 100,
+        maximum_packet_size: int = 65_536,
+        maximum_topic_bytes: int = 1024,
+        maximum_user_properties: int = 100,
         hold_up_seconds: float = 1.0,
         wait: wait_base = DEFAULT_WAIT,
         session_expiry_seconds: int = 3600,
         consumers: int = 1,
         share_name: str = "consumers",
-        retain_handling: int = 1,
+        retain_handling: int = 2,
         on_session_lost: Callable[[str], object] | None = None,
         dropped_topic: str = "",
     ) -> None:
@@ -102,6 +111,7 @@ class Consumer:
             raise ValueError("a consumer needs a client with protocol=MQTTv5: Receive Maximum is its queue's bound")
         if workers < 1 or batch_size < 1 or not 1 <= receive_maximum <= 65_535:
             raise ValueError("workers and batch_size must be 1 or more, receive_maximum 1 to 65535")
+        received_properties.use_for_paho()
         self._key = key
         self._on_session_lost = on_session_lost
         self._acknowledgements = Acknowledgements(client, receive_maximum)
@@ -109,6 +119,7 @@ class Consumer:
         self._keys = None if silent_seconds is None else KeysHeard(silent_seconds)
         self._publishes = AcknowledgedPublishes(client)
         self._patience = Patience(self._acknowledgements, wait, retry_seconds, hold_up_seconds)
+        self._bounds = Bounds(maximum_topic_bytes, maximum_user_properties)
         processor = Processor(
             client,
             handle,
@@ -116,9 +127,10 @@ class Consumer:
             message_id,
             made_at,
             (Reject, *reject),
+            self._bounds,
             self._finished,
             self._patience,
-            DeadLetters(self._publishes, dead_letter),
+            DeadLetters(self._publishes, dead_letter, maximum_topic_bytes, maximum_user_properties),
             Seen(remembered_ids),
             self._metrics,
         )
@@ -131,12 +143,14 @@ class Consumer:
             # With both, each message would come twice.
             (shared, topic_filter) if consumers > 1 else (topic_filter, shared),
             receive_maximum,
+            maximum_packet_size,
             session_expiry_seconds,
             retain_handling,
             dropped_topic,
             arrived=self._hand_over,
             connection_lost=self._acknowledgements.connection_lost,
             session_lost=self._session_lost,
+            malformed=self._metrics.malformed_packet,
             connected=self._connected,
         )
         self._observe()
@@ -226,6 +240,7 @@ class Consumer:
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
         topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
         delivery = Delivery(message, topic)
+        delivery.dead_letter = self._bounds.refusal(message)
         if self._acknowledgements.arrived(delivery):
             key = self._key_of(delivery)
             if self._keys is not None:

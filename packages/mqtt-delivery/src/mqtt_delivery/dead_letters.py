@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 
 REASON = "dead-letter-reason"
 ORIGINAL_TOPIC = "dead-letter-topic"
-# A topic may have 65,535 bytes (MQTT 5.0, 1.5.4); brokers that allow so many are few.
+# What MQTT allows (MQTT 5.0, 1.5.4).
 MAXIMUM_TOPIC_BYTES = 65_535
+# Of a topic that is too long, so much stays: in that of its dead letter, in spans and in the log.
 SHORTENED_TOPIC_BYTES = 200
 MAXIMUM_REASON_CHARACTERS = 1000
 # The fixed header, the packet id, and the fields that a tracer adds.
@@ -45,18 +46,22 @@ class DeadLetters:
     Args:
         publishes: What to publish through.
         template: The topic; ``{topic}`` in it is that of the message.
+        topic_bytes: A longer topic is shortened.
+        user_properties: Of more of them, the first are kept.
     """
 
-    def __init__(self, publishes: AcknowledgedPublishes, template: str) -> None:
+    def __init__(self, publishes: AcknowledgedPublishes, template: str, topic_bytes: int, user_properties: int) -> None:
         self._publishes = publishes
         self._template = template
+        self._topic_bytes = topic_bytes
+        self._user_properties = user_properties
 
     def topic_of(self, topic: str) -> str:
-        """The dead-letter topic of a topic; shortened where MQTT allows no topic of that length."""
+        """The dead-letter topic of a topic."""
         dead = self._template.replace("{topic}", topic)
-        if len(dead.encode()) <= MAXIMUM_TOPIC_BYTES:
+        if len(topic.encode()) <= self._topic_bytes and len(dead.encode()) <= MAXIMUM_TOPIC_BYTES:
             return dead
-        return self._template.replace("{topic}", topic.encode()[:SHORTENED_TOPIC_BYTES].decode(errors="ignore"))
+        return self._template.replace("{topic}", shortened(topic))
 
     def put(self, message: mqtt.MQTTMessage, topic: str, reason: str) -> bool:
         """Whether the broker has taken the message.
@@ -66,7 +71,7 @@ class DeadLetters:
         """
         dead = self.topic_of(topic)
         reason = encodable(reason)[:MAXIMUM_REASON_CHARACTERS]
-        user_properties = list(getattr(message.properties, "UserProperty", []))
+        user_properties = list(getattr(message.properties, "UserProperty", []))[: self._user_properties]
         if dead != self._template.replace("{topic}", topic):
             user_properties.append((ORIGINAL_TOPIC, topic))
         payload = bytes(message.payload)
@@ -78,9 +83,14 @@ class DeadLetters:
         try:
             self._publishes.publish(dead, payload, properties, TIMEOUT_SECONDS)
         except (PublishError, ValueError) as error:
-            log.error("the broker has not taken a dead letter on %s: %s", dead[:SHORTENED_TOPIC_BYTES], error)
+            log.error("the broker has not taken a dead letter on %s: %s", shortened(dead), error)
             return False
         return True
+
+
+def shortened(topic: str) -> str:
+    """The beginning of a topic, short enough for a line of the log."""
+    return topic.encode()[:SHORTENED_TOPIC_BYTES].decode(errors="ignore")
 
 
 def _properties(user_properties: list[tuple[str, str]]) -> Properties:

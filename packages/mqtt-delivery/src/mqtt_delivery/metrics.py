@@ -50,7 +50,11 @@ class ConsumerMetrics:
             "{session}",
             "Sessions that the broker has thrown away or shortened.",
         )
-
+        self._malformed = made.create_counter(
+            "mqtt_delivery.consumer.malformed_packets",
+            "{packet}",
+            "Packets that break the rules of MQTT 5, so that the connection was ended.",
+        )
         self._age = made.create_histogram(
             "mqtt_delivery.consumer.message.age",
             "s",
@@ -78,3 +82,7 @@ class ConsumerMetrics:
     def session_lost(self) -> None:
         """Counts a session that the broker does not keep as it was asked to."""
         self._sessions_lost.add(1)
+
+    def malformed_packet(self) -> None:
+        """Counts a packet that could not be read."""
+        self._malformed.add(1)

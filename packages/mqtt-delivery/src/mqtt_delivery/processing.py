@@ -14,7 +14,8 @@ from opentelemetry.instrumentation.paho_mqtt import process_batch, process_span
 from opentelemetry.trace import Span, StatusCode
 
 from mqtt_delivery.acknowledgements import Delivery
-from mqtt_delivery.dead_letters import DeadLetter, DeadLetters, encodable
+from mqtt_delivery.bounds import Bounds
+from mqtt_delivery.dead_letters import DeadLetter, DeadLetters, encodable, shortened
 from mqtt_delivery.message import Message
 from mqtt_delivery.metrics import ERROR_TYPE, ConsumerMetrics
 from mqtt_delivery.patience import UNTRIED, Patience
@@ -46,6 +47,7 @@ class Processor:
         message_id: Tells the id of a message, if given.
         made_at: Tells when a message was made, if given.
         reject: Exceptions that make a message a dead letter at once.
+        bounds: A message that does not keep to them is a dead letter at once.
         finished: Called with each delivery that is processed, or that the dead letters have.
         patience: Decides what becomes of those that failed.
         dead_letters: Take what cannot be processed.
@@ -61,6 +63,7 @@ class Processor:
         message_id: MessageId | None,
         made_at: MadeAt | None,
         reject: tuple[type[Exception], ...],
+        bounds: Bounds,
         finished: Callable[[Delivery], object],
         patience: Patience,
         dead_letters: DeadLetters,
@@ -73,6 +76,7 @@ class Processor:
         self._message_id = message_id
         self._made_at = made_at
         self._reject = reject
+        self._bounds = bounds
         self._finished = finished
         self._patience = patience
         self._dead_letters = dead_letters
@@ -90,7 +94,7 @@ class Processor:
         started = time.monotonic()
         if delivery.attempts == 1:
             delivery.first_attempt = started
-        with process_span(delivery.message, client=self._client) as span:
+        with process_span(self._bounds.traced(delivery), client=self._client) as span:
             _describe(span, message)
             if delivery.dead_letter is None and self._patience.rests(lane):
                 delivery.dead_letter = UNTRIED
@@ -207,9 +211,14 @@ class Processor:
 
 def _name(message: Message) -> str:
     if message.id is None:
-        return f"a message on {message.topic}"
-    # Somebody else's text: it must not look like a line of the log.
-    return f"message {message.id if message.id.isprintable() else repr(message.id)} on {message.topic}"
+        return f"a message on {_printable(message.topic)}"
+    return f"message {_printable(message.id)} on {_printable(message.topic)}"
+
+
+def _printable(text: str) -> str:
+    """Somebody else's text: it must not look like a line of the log, nor fill it."""
+    text = shortened(text)
+    return text if text.isprintable() else repr(text)
 
 
 def _describe(span: Span, message: Message) -> None:

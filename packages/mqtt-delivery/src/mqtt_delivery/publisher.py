@@ -11,6 +11,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from opentelemetry.context import attach, detach
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from mqtt_delivery.buffers import Buffer, DiskBuffer, Kept, MemoryBuffer
@@ -30,6 +31,8 @@ QUOTA_EXCEEDED = 0x97
 PAUSE_SECONDS = 1.0
 # Of a packet, beside topic, payload and the caller's properties: the header, the packet id, a tracer's fields.
 OVERHEAD_BYTES = 512
+# The largest packet that the broker sends to a publisher: acknowledgements are small (MQTT 5.0, 3.1.2.11.4).
+RECEIVED_BYTES = 65_536
 
 
 class Publisher:
@@ -92,7 +95,11 @@ class Publisher:
 
     def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
         """Connects in the background, and again whenever the connection is lost."""
-        self._client.connect_async(host, port, keepalive_seconds)
+        properties = None
+        if self._client.protocol == mqtt.MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.MaximumPacketSize = RECEIVED_BYTES
+        self._client.connect_async(host, port, keepalive_seconds, properties=properties)
         self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes | str, properties: Properties | None = None) -> bool:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 5.0
 UNHEALTHY_SECONDS = 15.0
 SILENCE_SECONDS = 30.0
+# So many connections in a row that a malformed packet has ended: the broker sends it again and again.
+MALFORMED_AGAIN = 3
 
 
 class Heartbeat:
@@ -71,6 +73,39 @@ class Heartbeat:
                 self._changed.notify_all()
 
 
+class MalformedPackets(logging.Logger):
+    """Hears which packets paho finds malformed: it ends the connection, and says why in its log alone."""
+
+    def __init__(self) -> None:
+        super().__init__(__name__)
+        self._reason: str | None = None
+        self._in_a_row = 0
+        self._last = 0.0
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
+        """Takes a line of paho's."""
+        if str(msg).startswith("Received malformed packet"):
+            self._reason = str(args[0])
+
+    @property
+    def repeated(self) -> bool:
+        """Whether one connection after the other ends like this."""
+        return self._in_a_row >= MALFORMED_AGAIN and time.monotonic() - self._last < SILENCE_SECONDS
+
+    def disconnected(self) -> str | None:
+        """What was malformed, if the connection has ended for that."""
+        reason, self._reason = self._reason, None
+        now = time.monotonic()
+        if reason is None or now - self._last > SILENCE_SECONDS:
+            self._in_a_row = 0
+        if reason is not None:
+            self._in_a_row, self._last = self._in_a_row + 1, now
+            if self._in_a_row in (1, MALFORMED_AGAIN):
+                again = f", {self._in_a_row} times in a row: nothing gets through" if self._in_a_row > 1 else ""
+                log.error("disconnected: the broker sent a malformed packet%s: %s", again, reason)
+        return reason
+
+
 class Session:
     """One session at the broker.
 
@@ -78,6 +113,7 @@ class Session:
         client: Its callbacks are taken.
         filters: What it subscribes to, and what the session may still be subscribed to and should no longer be.
         receive_maximum: How many messages the broker sends ahead of their acknowledgements.
+        maximum_packet_size: The largest packet that the broker sends, in bytes.
         expiry_seconds: How long the broker keeps what comes while nobody is connected.
         retain_handling: Retain Handling of the subscription (MQTT 5.0, 3.8.3.1).
         dropped_topic: Where the broker counts what it drops; empty: it is not asked.
@@ -85,6 +121,7 @@ class Session:
         connection_lost: Called when the connection is lost.
         session_lost: Called when the broker does not have the session that it should (True), or will not keep it for so
             long (False), and with what happened.
+        malformed: Called when a malformed packet has ended the connection.
         connected: Called with the properties of each CONNACK.
     """
 
@@ -93,6 +130,7 @@ class Session:
         client: mqtt.Client,
         filters: tuple[str, str],
         receive_maximum: int,
+        maximum_packet_size: int,
         expiry_seconds: int,
         retain_handling: int,
         dropped_topic: str,
@@ -100,19 +138,23 @@ class Session:
         arrived: Callable[[mqtt.MQTTMessage], object],
         connection_lost: Callable[[], object],
         session_lost: Callable[[str, bool], object],
+        malformed: Callable[[], object],
         connected: Callable[[Properties], object],
     ) -> None:
         self._client = client
         self._filter, self._former_filter = filters
         self._receive_maximum = receive_maximum
+        self._maximum_packet_size = maximum_packet_size
         self._expiry_seconds = expiry_seconds
         self._options = SubscribeOptions(qos=1, retainHandling=retain_handling)
         self._dropped_topic = dropped_topic
         self._arrived = arrived
         self._connection_lost = connection_lost
         self._session_lost = session_lost
+        self._malformed = malformed
         self._connected = connected
         self._heartbeat = Heartbeat(client)
+        self._malformed_packets = MalformedPackets()
         self._subscribed = False
         self._had_session = False
         self._kept_seconds = expiry_seconds
@@ -123,6 +165,7 @@ class Session:
         self._connections = 0
         self._arrivals = 0
         client.manual_ack_set(True)
+        client.enable_logger(self._malformed_packets)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -135,10 +178,11 @@ class Session:
 
     @property
     def healthy(self) -> bool:
-        """Subscribed, and the broker was heard of lately."""
+        """Subscribed, the broker was heard of lately, and what it sends can be read."""
         if self._heartbeat.silent_seconds > ASK_SECONDS and self._client.is_connected():
             self._heartbeat.ask()
-        return self._subscribed and self._heartbeat.silent_seconds < UNHEALTHY_SECONDS
+        heard = self._heartbeat.silent_seconds < UNHEALTHY_SECONDS
+        return self._subscribed and heard and not self._malformed_packets.repeated
 
     @property
     def stalled(self) -> bool:
@@ -150,6 +194,7 @@ class Session:
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._expiry_seconds
         properties.ReceiveMaximum = self._receive_maximum
+        properties.MaximumPacketSize = self._maximum_packet_size
         self._client.connect_async(host, port, keepalive_seconds, clean_start=False, properties=properties)
         self._client.loop_start()
 
@@ -228,6 +273,8 @@ class Session:
         self._subscribed = False
         self._connections += 1
         self._heartbeat.heard()
+        if self._malformed_packets.disconnected() is not None:
+            self._malformed()
         self._connection_lost()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
