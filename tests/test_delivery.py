@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import psutil
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -160,19 +161,22 @@ HOSTILE: list[bytes] = [
     b"[" * 5000,
     b'{"a":' * 5000 + b"1" + b"}" * 5000,
     bytes(range(256)),
-    b"x" * 1_000_000,
+    b"x" * 60_000,
 ]
 
 
 def hostile_properties(number: int) -> Properties:
     properties = Properties(PacketTypes.PUBLISH)
-    match number % 4:
+    match number % 5:
         case 0:
             properties.UserProperty = [(f"name-{i}", "value") for i in range(1000)]
         case 1:
             properties.UserProperty = [("traceparent", "x" * 10_000), ("tracestate", ","), ("baggage", ";=%%")]
         case 2:
             properties.UserProperty = [("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01")] * 3
+        case 3:
+            properties.ContentType = properties.ResponseTopic = "\ufeff"
+            properties.UserProperty = [("\ufeff", "\ufeff")]
         # Control characters are not tried: Mosquitto itself refuses them, as it does what is no UTF-8.
         case _:
             properties.UserProperty = [("", ""), ("TRACEPARENT", "x"), ("ü" * 100, "\U0001f600")]
@@ -185,8 +189,6 @@ def test_1000_hostile_messages_among_good_ones(quiet_stack: NotingStack, publish
     with dead_letters(quiet_stack) as found:
         for number in range(1000):
             payload = HOSTILE[number % len(HOSTILE)]
-            # The large ones a few times only.
-            payload = payload if len(payload) < 100_000 or number < 60 else b"no JSON"
             publisher.send_raw(topic, payload, hostile_properties(number))
             if number % 20 == 0:
                 publisher.send(1)
@@ -199,6 +201,29 @@ def test_1000_hostile_messages_among_good_ones(quiet_stack: NotingStack, publish
         assert message.topic == f"dead-letter/{topic}"
         assert "dead-letter-reason" in dict(user_properties(message))
     assert sorted(bytes(message.payload) for message in found[:15]) == sorted(HOSTILE)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_10000_hostile_messages_leave_the_consumer_small(quiet_stack: NotingStack, publisher: Publisher) -> None:
+    consumer = psutil.Process(quiet_stack.pid("consumer"))
+    largest = 0
+    with dead_letters(quiet_stack) as found:
+        for number in range(10_000):
+            # The topics are as long as their packets allow, and all differ.
+            name = f"{number}-{'x' * (30_000 if number % 2 else 900)}"
+            properties = hostile_properties(number)
+            payload = os.urandom(10_000) if number % 3 else json.dumps(reading(message_id=name[:200])).encode()
+            publisher.send_raw(f"sensors/{name}/reading", payload, properties, wait=number % 100 == 0)
+            if number % 100 == 0:
+                publisher.send(1)
+                largest = max(largest, consumer.memory_info().rss)
+        publisher.ledger.settle(300)
+        eventually(lambda: len(found) >= 10_000, 300)
+    largest = max(largest, consumer.memory_info().rss)
+    print(f"at most {largest / 2**20:.0f} MiB")
+    assert largest < 120_000_000
+    assert quiet_stack.pid("consumer") == consumer.pid
 
 
 def test_names_that_are_no_utf_8_end_at_the_broker(quiet_stack: NotingStack, publisher: Publisher) -> None:

@@ -90,6 +90,16 @@ def test_a_foreign_publishers_trace_goes_on(stack: Stack) -> None:
     assert "mqtt.missing_context" not in root.attributes
 
 
+def test_a_byte_order_mark_is_a_character_like_others(stack: Stack) -> None:
+    since = time.time_ns()
+    sent = reading(device_id="marked-001")
+    mark = "\ufeff"
+    options = [*("-D", "publish", "user-property", "x", mark), *("-D", "publish", "content-type", mark)]
+    options += ["-D", "publish", "response-topic", f"answers/{mark}"]
+    stack.publish_with_mosquitto_pub("sensors/marked-001/reading", json.dumps(sent), "-V", "mqttv5", *options)
+    assert stack.spans_of("messaging.message.id", str(sent["message_id"]), count=3, since=since)
+
+
 @pytest.mark.parametrize("payload", ["not JSON", "[]", "", '{"message_id": 1}', '{"temperature_c": NaN}', "[" * 5000])
 def test_a_payload_that_is_no_reading_is_refused_by_echo_with_a_reason(stack: Stack, payload: str) -> None:
     since = time.time_ns()

@@ -48,7 +48,7 @@ def main() -> int:
     setup_telemetry("consumer")
     # No span around the hand-over to a worker: mqtt-delivery opens it around the work.
     envelope = settings.json_envelope(settings.topic_filter)
-    PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, process_spans=False, json_envelope=envelope)
+    PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, **settings.trust, process_spans=False, json_envelope=envelope)
     RequestsInstrumentor().instrument()
     broker = settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS
     if leaving:

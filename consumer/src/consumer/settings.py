@@ -1,6 +1,7 @@
 """The consumer's settings."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, HttpUrl, SecretStr
 
@@ -30,8 +31,18 @@ class Settings(BrokerSettings):
     )
     max_topic_bytes: int = Field(default=1024, ge=1, le=65_535, description="a number of bytes, 1 to 65535")
     max_user_properties: int = Field(default=100, ge=0, le=100_000, description="a number of properties, 0 to 100000")
+    trust_trace_context: bool = Field(default=True, description="1 or 0")
+    baggage_keys: str = Field(default="", description="keys of baggage entries, with commas between")
     batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
     batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
     remembered_ids: int = Field(default=10_000, ge=0, le=1_000_000, description="a number of ids, 0 to 1000000")
     silent_seconds: float = Field(default=60.0, gt=0, le=3600, description="seconds, up to 3600")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
+
+    @property
+    def trust(self) -> dict[str, Any]:
+        """Options of the instrumentation: whether process spans join the trace that a message names."""
+        if self.trust_trace_context:
+            return {}
+        keys = [key.strip() for key in self.baggage_keys.split(",")]
+        return {"process_links": True, "baggage_keys": [key for key in keys if key]}

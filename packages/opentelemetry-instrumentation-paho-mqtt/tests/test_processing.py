@@ -354,6 +354,29 @@ def test_links_instead_of_parents(instrument, tracer_provider, spans):
     assert [trace.format_span_id(link.context.span_id) for link in span.links] == ["b7ad6b7169203331"]
 
 
+def test_a_single_string_is_no_list_of_keys(instrument):
+    with pytest.raises(TypeError, match="not the string 'device'"):
+        instrument(baggage_keys="device")
+
+
+@pytest.mark.parametrize(
+    ("keys", "taken"),
+    [(None, {"tenant": "blue", "device": "7"}), (["device", "other"], {"device": "7"}), ([], {})],
+)
+@pytest.mark.parametrize("process_spans", [True, False])
+def test_only_baggage_that_is_named_is_taken(instrument, keys, taken, process_spans):
+    instrument(baggage_keys=keys, process_spans=process_spans)
+    seen: list[Any] = []
+
+    def on_message(client, userdata, message):
+        with process_span(message):
+            seen.append(dict(baggage.get_all()))
+
+    fields = [("traceparent", TRACEPARENT), ("baggage", "tenant=blue,device=7")]
+    offline_client(on_message)._handle_on_message(received_message(fields))
+    assert seen == [taken]
+
+
 @pytest.mark.usefixtures("instrumented")
 def test_below_an_active_span_the_publish_span_is_only_linked(tracer_provider, spans):
     """By the conventions' advice for a process span in the scope of another span."""

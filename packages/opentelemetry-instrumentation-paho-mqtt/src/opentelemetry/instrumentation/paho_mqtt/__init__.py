@@ -186,6 +186,8 @@ class PahoMqttInstrumentor(BaseInstrumentor):
         A process span is always linked to the publish span. True: it is never its child, but a child of the current
         span, or a root. False: it is always its child, and linked to the current span if there is one. If not given, it
         is its child unless another span is active, as the conventions advise.
+    baggage_keys
+        The keys of the baggage entries that are taken from received messages; all if not given.
     destination_templates
         MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``. Where none
         does, a received message has the filter that its client has subscribed to.
@@ -230,7 +232,7 @@ class PahoMqttInstrumentor(BaseInstrumentor):
             **options: See the class.
 
         Raises:
-            TypeError: A single string was given for a list of topic filters.
+            TypeError: A single string was given for a list.
         """
         telemetry = Telemetry.create(**options)
         with _lock:

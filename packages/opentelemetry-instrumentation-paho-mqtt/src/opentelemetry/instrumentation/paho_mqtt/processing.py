@@ -183,8 +183,12 @@ def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Con
     return context, None, missing_context_reason(fields)
 
 
-def _in_surroundings(carried: Context) -> Context:
+def _in_surroundings(telemetry: Telemetry, carried: Context) -> Context:
     """What a message carries, with all of the current context that it says nothing of, but for the span."""
+    if telemetry.baggage_keys is not None:
+        for name in baggage.get_all(carried):
+            if name not in telemetry.baggage_keys:
+                carried = baggage.remove_baggage(name, carried)
     current = get_current()
     if not current:
         return carried
@@ -206,7 +210,7 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, links_on
     properties = message.properties
     attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup, properties)
     context, carried, found = _carried_context(telemetry, message)
-    context = _in_surroundings(context)
+    context = _in_surroundings(telemetry, context)
     # Most handlers run in no context, and looking for its span costs more than looking for it.
     running = get_current_span() if get_current() else INVALID_SPAN
     links: list[Link] = []
@@ -302,7 +306,7 @@ def _carried_on(telemetry: Telemetry, message: Message) -> AbstractContextManage
     """What a handler needs without an SDK: the context that the message carries, to pass it on."""
     if not telemetry.json_envelope and not hasattr(message.properties, "UserProperty"):
         return None
-    return _Attached(_in_surroundings(_carried_context(telemetry, message)[0]))
+    return _Attached(_in_surroundings(telemetry, _carried_context(telemetry, message)[0]))
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     process_hook: ProcessHook | None
     process_spans: bool | None
     process_links: bool | None
+    baggage_keys: Iterable[str] | None
     settle_spans: bool | None
     destination_templates: Iterable[str] | None
     topics_in_span_names: bool | None
@@ -63,6 +64,7 @@ class Telemetry:
     process_hook: ProcessHook | None
     process_spans: bool
     process_links: bool | None
+    baggage_keys: frozenset[str] | None
     settle_spans: bool
     json_envelope: JsonEnvelope | None
     tracer_provider: TracerProvider | None
@@ -74,13 +76,15 @@ class Telemetry:
         """Makes it from the user's options. One that is None counts as not given, one that is unknown as none.
 
         Raises:
-            TypeError: A single string was given for a list of topic filters.
+            TypeError: A single string was given for a list.
         """
         if unknown := options.keys() - Options.__annotations__.keys():
             _logger.warning("options that are unknown: %s", ", ".join(sorted(unknown)))
         tracer_provider, meter_provider = options.get("tracer_provider"), options.get("meter_provider")
         process_spans, settle_spans = options.get("process_spans"), options.get("settle_spans")
-        json_envelope = options.get("json_envelope")
+        json_envelope, baggage_keys = options.get("json_envelope"), options.get("baggage_keys")
+        if isinstance(baggage_keys, str):
+            raise TypeError(f"a list of keys is needed, not the string {baggage_keys!r}")
         meter = get_meter(_SCOPE, __version__, meter_provider, SCHEMA_URL)
         in_flight = (lambda: _in_flight(metrics)) if options.get("connection_metrics") else None
         metrics = Metrics(meter, meter_provider, in_flight)
@@ -94,6 +98,7 @@ class Telemetry:
             process_hook=options.get("process_hook"),
             process_spans=process_spans is None or process_spans,
             process_links=options.get("process_links"),
+            baggage_keys=None if baggage_keys is None else frozenset(baggage_keys),
             settle_spans=settle_spans is None or settle_spans,
             json_envelope=JsonEnvelope(json_envelope) if json_envelope else None,
             tracer_provider=tracer_provider,
