@@ -18,7 +18,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 PACKAGE = Path(__file__).parents[1]
-LOCK = PACKAGE.parent / "requirements" / "dev.txt"
+LOCK = PACKAGE.parents[1] / "requirements" / "dev.txt"
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PAHO_VERSIONS = ["2.0.0", "2.1.0", "2.2.0"]
 # Those that pyproject.toml names, by the two numbers that OpenTelemetry's packages have.
