@@ -13,7 +13,7 @@ PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
 .PHONY: help up down ps logs verify trace watch doctor check solution new-service dist test test-quick test-long \
-	test-matrix bench lint format lock docs screenshots
+	test-interop test-matrix bench lint format lock docs screenshots
 
 # A group is a line "##@ its name"; 24 lines of 80 columns hold all of it.
 help:
@@ -89,17 +89,21 @@ COVERAGE := $(if $(PYTEST_ARGS),,--cov)
 
 test: $(VENV)/dev ## Run the tests, with all they need (PYTEST_ARGS=...)
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m "not alone and not long" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
+	@$(BESIDE) -m "not alone and not long and not interop" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "alone and not long" $(COVERAGE:--cov=--cov --cov-append) $(PYTEST_ARGS) $(OR_NONE)
 
 test-quick: $(VENV)/dev ## Run the tests that need no stack, in about a minute
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m "not stack and not alone and not long" $(PYTEST_ARGS)
+	@$(BESIDE) -m "not stack and not alone and not long and not interop" $(PYTEST_ARGS)
 
 test-long: $(VENV)/dev ## Run the long tests: real-life outages, and a soak
 	@$(STACK) prepare --for-tests
 	@$(BESIDE) -m "long and not alone" $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "long and alone" $(PYTEST_ARGS) $(OR_NONE)
+
+test-interop: $(VENV)/dev ## Trace through clients in JavaScript, Java, Go, Rust
+	@$(STACK) prepare --for-tests
+	@$(ALONE) tests/test_interop.py $(PYTEST_ARGS)
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on each Python and paho
 	@$(BIN)/python packages/opentelemetry-instrumentation-paho-mqtt/tests/matrix.py

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "dist": "tests/test_template.py",
     "test": ".ci/run",
     "test-long": ".ci/run",
+    "test-interop": "people; `make test` runs its part in JavaScript",
     "test-quick": "a part of what `make test` runs",
     "test-matrix": "the instrumentation's maintainers",
     "bench": "tests/test_benchmarks.py runs a part of it",

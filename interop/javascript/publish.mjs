@@ -1,0 +1,53 @@
+// Publishes one reading, in a span whose context travels in the message's user properties.
+import { randomUUID } from "node:crypto";
+import { context, propagation, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
+import { NodeSDK } from "@opentelemetry/sdk-node";
+import { connectAsync } from "mqtt";
+
+const {
+  MQTT_HOST = "127.0.0.1",
+  MQTT_PORT = "1883",
+  MQTT_PRODUCER_USERNAME = "producer",
+  MQTT_PRODUCER_PASSWORD = "producer-secret",
+} = process.env;
+const topic = "sensors/javascript-001/reading";
+const reading = {
+  message_id: randomUUID(),
+  device_id: "javascript-001",
+  sequence: 1,
+  timestamp: new Date().toISOString(),
+  temperature_c: 20.5,
+  humidity_pct: 40.1,
+};
+
+const sdk = new NodeSDK({ serviceName: "javascript-publisher" });
+sdk.start();
+const login = { protocolVersion: 5, username: MQTT_PRODUCER_USERNAME, password: MQTT_PRODUCER_PASSWORD };
+const client = await connectAsync(`mqtt://${MQTT_HOST}:${MQTT_PORT}`, login, false);
+
+const attributes = {
+  "messaging.system": "mqtt",
+  "messaging.operation.name": "publish",
+  "messaging.operation.type": "send",
+  "messaging.destination.name": topic,
+  "messaging.message.id": reading.message_id,
+  "server.address": MQTT_HOST,
+  "server.port": Number(MQTT_PORT),
+};
+const span = trace.getTracer("publish.mjs").startSpan(`publish ${topic}`, { kind: SpanKind.PRODUCER, attributes });
+const userProperties = {};
+propagation.inject(trace.setSpan(context.active(), span), userProperties);
+try {
+  // No user properties rather than an empty object: see README.md. The promise waits for the PUBACK.
+  const properties = Object.keys(userProperties).length ? { userProperties } : {};
+  await client.publishAsync(topic, JSON.stringify(reading), { qos: 1, properties });
+  console.log(span.spanContext().traceId);
+} catch (error) {
+  span.setAttribute("error.type", String(error.code ?? error.name));
+  span.setStatus({ code: SpanStatusCode.ERROR, message: error.message });
+  throw error;
+} finally {
+  span.end();
+  await client.endAsync();
+  await sdk.shutdown();
+}
