@@ -26,6 +26,7 @@ WITH = {
     "tests/test_every_command.py": "tests/test_workshop.py",
     "tests/test_end_to_end.py": "stack of one worker",
     "tests/test_show_traces.py": "stack of one worker",
+    "tests/test_asyncapi.py": "stack of one worker",
     "tests/test_interop.py": "stack of one worker",
     "tests/test_local_scout.py": "stack of another worker",
     "tests/test_commands.py": "stack of another worker",
