@@ -25,6 +25,17 @@ from stack.viewer import Viewer
 Result = TypeVar("Result")
 
 
+def files_of_the_project(pattern: str) -> list[Path]:
+    """The files that git has, or would take: nothing that was installed or built, as in ``node_modules``.
+
+    Args:
+        pattern: As git matches paths, ``*.md`` in any folder.
+    """
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", pattern]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return sorted(path for name in done.stdout.splitlines() if (path := ROOT / name).exists())
+
+
 def eventually(look: Callable[[], Result], seconds: float = 30.0) -> Result:
     """Looks until what is seen is true, and returns it; fails with what was last seen."""
     deadline = time.monotonic() + seconds

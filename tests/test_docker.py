@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import Stack
+from harness import Stack, files_of_the_project
 from stack import programs
 from stack.docker import INTERNAL_PORTS, engine_answers
 from stack.services import new_services
@@ -24,7 +24,7 @@ FILES += ROOT.glob("backends/*/compose.yml")
 SERVICES: dict[str, dict[str, Any]] = {
     name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
 }
-DOCKERFILES = sorted(path for path in ROOT.glob("**/Dockerfile") if not path.is_relative_to(ROOT / ".venv"))
+DOCKERFILES = files_of_the_project("*Dockerfile")
 # Ends when its work is done, and runs only with MQTT_TLS=1.
 JOB = "certificates"
 NEW = {service.name for service in new_services()}

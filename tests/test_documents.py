@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import Stack, eventually
+from harness import Stack, eventually, files_of_the_project
 from stack.part import local_url
 from stack.settings import ROOT, Settings
 from stack.trace import Span
 
-DOCUMENTS = sorted(path for path in ROOT.glob("**/*.md") if not {".venv", "node_modules"} & set(path.parts))
+DOCUMENTS = files_of_the_project("*.md")
 # Those whose `sh` blocks are run, in order.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)

@@ -18,9 +18,9 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from test_documents import path_to, sh_blocks
+from test_documents import name_of, path_to, sh_blocks
 
-from harness import Stack, eventually, reading
+from harness import Stack, eventually, files_of_the_project, reading
 from stack.part import local_url
 from stack.settings import ROOT
 from stack.trace import Span, roots
@@ -46,6 +46,7 @@ QUICK = {"javascript"}
 LANGUAGES = ["cloudevents", "go", "java", "javascript", "rust"]
 # They have their propagators from OTEL_PROPAGATORS; Go's and Rust's SDKs leave that to the program.
 WITH_PROPAGATORS_FROM_THE_ENVIRONMENT = ["cloudevents", "java", "javascript"]
+PROGRAMS = {".go", ".java", ".mjs", ".rs"}
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -224,18 +225,16 @@ def test_a_subscriber_makes_of_user_properties_what_the_vectors_say(language: La
     assert [vector for vector in known if f"`{vector}`" not in language.page] == []
 
 
-LISTED = subprocess.run(
-    ["git", "ls-files", "interop"], cwd=ROOT, capture_output=True, text=True, check=True
-).stdout.splitlines()
+FILES = files_of_the_project("interop/*")
 
 
-@pytest.mark.parametrize("program", [name for name in LISTED if re.search(r"\.(go|java|mjs|rs)$", name)])
-def test_a_program_is_short_enough_to_be_read(program: str) -> None:
-    assert len((ROOT / program).read_text().splitlines()) <= 60
+@pytest.mark.parametrize("program", [path for path in FILES if path.suffix in PROGRAMS], ids=name_of)
+def test_a_program_is_short_enough_to_be_read(program: Path) -> None:
+    assert len(program.read_text().splitlines()) <= 60
 
 
-@pytest.mark.parametrize("lock", [name for name in LISTED if Path(name).name == "package-lock.json"])
-def test_a_lock_file_names_no_address(lock: str) -> None:
-    packages = json.loads((ROOT / lock).read_text())["packages"]
+@pytest.mark.parametrize("lock", [path for path in FILES if path.name == "package-lock.json"], ids=name_of)
+def test_a_lock_file_names_no_address(lock: Path) -> None:
+    packages = json.loads(lock.read_text())["packages"]
     assert all("resolved" not in package for package in packages.values())
     assert all("integrity" in package for name, package in packages.items() if name)
