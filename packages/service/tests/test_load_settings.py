@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import Port, load_settings
+from service import Port, load_settings, refusals
 
 
 class Example(BaseSettings):
@@ -66,3 +66,15 @@ def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("EXAMPLE_PORT", "")
     monkeypatch.setenv("EXAMPLE_NAME", "x")
     assert load_settings(Example).example_port == 1
+
+
+def test_what_another_process_would_refuse_is_said_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXAMPLE_PORT", "0")
+    given = {"EXAMPLE_NAME": "x", "EXAMPLE_PORT": "7", "EXAMPLE_MODE": "medium", "EXAMPLE_SECRET": "", "OTHER": "y"}
+    assert refusals(Example, given) == {"EXAMPLE_MODE": "EXAMPLE_MODE is 'medium'; it must be fast or slow"}
+    assert refusals(Example, given | {"EXAMPLE_MODE": "slow"}) == {}
+    today = "EXAMPLE_PORT must not be 99 today"
+    assert refusals(Example, {"EXAMPLE_NAME": "x", "EXAMPLE_PORT": "99"}) == {today: today}
+    assert capsys.readouterr().err == ""

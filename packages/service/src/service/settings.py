@@ -1,9 +1,11 @@
 """Settings from the environment, checked before anything starts."""
 
 import sys
-from typing import Annotated, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
 Port = Annotated[int, Field(ge=1, le=65535, description="a TCP port, 1 to 65535")]
@@ -24,17 +26,41 @@ def load_settings(settings_class: type[SettingsType]) -> SettingsType:
     try:
         return settings_class()
     except ValidationError as error:
-        for problem in error.errors():
-            if not problem["loc"]:
-                sys.stderr.write(f"{problem['msg'].removeprefix('Value error, ')}\n")
-                continue
-            field = settings_class.model_fields[str(problem["loc"][0])]
-            secret = field.annotation is SecretStr or SecretStr in get_args(field.annotation)
-            expected = field.description or problem["msg"]
-            name = str(problem["loc"][0]).upper()
-            if problem["type"] == "missing":
-                sys.stderr.write(f"{name} is not set; it must be {expected}\n")
-            else:
-                value = "(not shown)" if secret else repr(problem["input"])
-                sys.stderr.write(f"{name} is {value}; it must be {expected}\n")
+        sys.stderr.writelines(f"{line}\n" for line in _explained(settings_class, error).values())
         raise SystemExit(2) from None
+
+
+def refusals(settings_class: type[BaseSettings], given: Mapping[str, str]) -> dict[str, str]:
+    """Says what is wrong with settings that another process is to have.
+
+    Args:
+        settings_class: As for ``load_settings``.
+        given: Its variables; they beat those of this process's environment.
+
+    Returns:
+        A line for each variable that is wrong, by its name; by the line itself where it is about more than one.
+    """
+    lower = {name.lower(): value for name, value in given.items() if value}
+    values: dict[str, Any] = {name: lower[name] for name in settings_class.model_fields.keys() & lower.keys()}
+    try:
+        settings_class(**values)
+    except ValidationError as error:
+        return _explained(settings_class, error)
+    return {}
+
+
+def _explained(settings_class: type[BaseSettings], error: ValidationError) -> dict[str, str]:
+    return dict(_line(settings_class, problem) for problem in error.errors())
+
+
+def _line(settings_class: type[BaseSettings], problem: ErrorDetails) -> tuple[str, str]:
+    if not problem["loc"]:
+        line = problem["msg"].removeprefix("Value error, ")
+        return line, line
+    field = settings_class.model_fields[str(problem["loc"][0])]
+    name = str(problem["loc"][0]).upper()
+    expected = field.description or problem["msg"]
+    if problem["type"] == "missing":
+        return name, f"{name} is not set; it must be {expected}"
+    secret = field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+    return name, f"{name} is {'(not shown)' if secret else repr(problem['input'])}; it must be {expected}"
