@@ -84,6 +84,17 @@ def test_each_backend_has_an_overlay_with_pipelines_of_its_own() -> None:
             assert set(pipeline["exporters"]) == set(overlay["exporters"])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_backend_is_documented(backend: str) -> None:
+    pages = (ROOT / "docs" / "backends").glob("*.md")
+    assert any(f"BACKENDS={backend}\n" in page.read_text() for page in pages), "no page says how it is started"
+    assert f"\n| `{backend}` |" in (ROOT / "backends" / "observability" / "README.md").read_text()
+
+
+def test_the_backends_are_named_where_they_are_asked_for() -> None:
+    assert f"# Any of {', '.join(BACKENDS)}, with commas" in (ROOT / ".env.example").read_text()
+
+
 def test_the_scout_exporter_is_as_the_guide_says() -> None:
     config = yaml.safe_load((ROOT / "collector" / "config.yaml").read_text())
     assert config["exporters"]["otlp_http/b14"]["auth"] == {"authenticator": "oauth2client"}

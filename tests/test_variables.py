@@ -42,6 +42,11 @@ def test_what_a_part_reads_reaches_its_container_and_nothing_else_does(part: Any
     assert gets == reads
 
 
+def test_the_collector_s_container_knows_where_each_backend_is() -> None:
+    endpoints = {name for name in PARTS["collector"].reads if name.endswith("_ENDPOINT")}
+    assert endpoints <= SERVICES["collector"]["environment"].keys()
+
+
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_what_a_part_reads_is_documented_or_the_stack_s_own(part: Any) -> None:
     unknown = part.reads - ENV_EXAMPLE.keys() - variables(SETTINGS).keys() - part.environment.keys() - NOT_SETTINGS

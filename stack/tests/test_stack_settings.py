@@ -7,7 +7,7 @@ import pytest
 
 from service import load_settings
 from stack import launch
-from stack.settings import SCOUT_VARIABLES, Settings
+from stack.settings import BACKENDS, SCOUT_VARIABLES, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_with_all_four_values_the_local_scout_stays_off(monkeypatch: pytest.Monk
         (
             "BACKENDS",
             "zipkin,tempo",
-            "names from jaeger, zipkin, prometheus, grafana, azuremonitor, with commas between",
+            f"names from {', '.join(BACKENDS)}, with commas between",
         ),
         ("TAIL_SAMPLING_PERCENTAGE", "101", "the percentage of ordinary traces to keep, 0 to 100"),
     ],
