@@ -47,8 +47,10 @@ down: $(VENV)/ready ## Stop the stack (PART=consumer for one part)
 ps: $(VENV)/ready ## Show the state of each part
 	@$(STACK) ps
 
-logs: $(VENV)/ready ## Show the end of the logs (PART=consumer for one part)
-	@$(STACK) logs $(PART)
+# A terminal may have set LINES, to its height.
+logs: $(VENV)/ready ## Show the end of the logs (PART= LINES= FOLLOW=1 TRACE=id)
+	@$(STACK) logs $(PART) $(if $(TRACE),--trace "$$TRACE") $(if $(FOLLOW),--follow) \
+		$(if $(filter command,$(origin LINES)),--lines "$$LINES")
 
 ##@ look
 verify: $(VENV)/ready ## Send one reading, check its trace (BACKEND=zipkin)

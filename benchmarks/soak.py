@@ -26,7 +26,7 @@ def main() -> None:
         print("seconds", *names, sep="\t", flush=True)  # noqa: T201 (its output)
         started = time.monotonic()
         while (elapsed := time.monotonic() - started) < minutes * 60:
-            with runtime._supervisor() as supervisor:
+            with runtime.supervisor.connected() as supervisor:
                 pids = [supervisor.getProcessInfo(name)["pid"] for name in names]
             held = [psutil.Process(pid).memory_info().rss / 2**20 for pid in pids]
             print(round(elapsed), *(f"{mib:.0f}" for mib in held), sep="\t", flush=True)  # noqa: T201 (its output)

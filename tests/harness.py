@@ -144,12 +144,12 @@ class Stack:
 
     def start_part(self, name: str) -> None:
         """Starts a part again."""
-        with self.runtime._supervisor() as supervisor:
+        with self.runtime.supervisor.connected() as supervisor:
             supervisor.startProcess(name)
 
     def pid(self, name: str) -> int:
         """The process id of a part."""
-        with self.runtime._supervisor() as supervisor:
+        with self.runtime.supervisor.connected() as supervisor:
             return supervisor.getProcessInfo(name)["pid"]
 
     def spans_of(self, attribute: str, value: str, count: int, since: int) -> list[Span]:

@@ -36,7 +36,7 @@ class NotingStack(Stack):
     # Hands on to the parts what makes it do so.
     program = (
         "-c",
-        "from stack import local; local.SYSTEM_VARIABLES |= {'PYTHONPATH', 'TAKEN_FILE'}; "
+        "from stack import environment; environment.SYSTEM_VARIABLES |= {'PYTHONPATH', 'TAKEN_FILE'}; "
         "from stack.__main__ import main; from stack.console import exit_code; raise SystemExit(exit_code(main))",
     )
 

@@ -2,7 +2,10 @@
 
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import Stack, eventually
+from stack.settings import ROOT
 
 
 def processes_of(stack: Stack) -> dict[int, str]:
@@ -148,11 +152,62 @@ def test_down_names_a_part_that_is_none(stack: Stack) -> None:
     assert {state for _, state, _ in stack.runtime.states()} == {"healthy"}
 
 
-def test_logs_prints_the_end_of_one_part(stack: Stack) -> None:
+def test_logs_prints_the_end_of_one_part_and_says_how_to_see_more(stack: Stack) -> None:
+    eventually(lambda: len(stack.runtime.log_text("consumer").splitlines()) > 20)
     done = stack.run("logs", "consumer")
     assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 20
     assert "subscribed to sensors/+/reading" in stack.runtime.log_text("consumer")
     assert "sensors/" in done.stdout
+    said = "The last 20 lines; LINES=100 shows more, FOLLOW=1 goes on, TRACE=<id> shows one trace's.\n"
+    assert done.stderr == said
+
+
+def made(stack: Stack, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What ``make`` does with these words."""
+    return subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT,
+        env=stack.environment | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_logs_prints_as_many_lines_as_it_is_asked_for(stack: Stack) -> None:
+    # What a terminal has set is its height.
+    done = made(stack, "logs", "PART=consumer", "LINES=3", LINES="50")
+    assert len(done.stdout.splitlines()) == 3
+    assert len(made(stack, "logs", "PART=consumer", LINES="5").stdout.splitlines()) == 20
+    done = made(stack, "logs", "LINES=many")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == "error: LINES is 'many'; it must be a number of lines, 1 or more"
+
+
+def test_logs_goes_on_if_it_is_asked_to(stack: Stack) -> None:
+    command = [sys.executable, "-m", "stack", "logs", "consumer", "--lines", "1", "--follow"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=stack.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)]
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_logs_prints_what_was_logged_inside_one_trace(stack: Stack) -> None:
+    trace_id = stack.run("verify").stdout.rsplit("/", 1)[1].strip()
+    done = made(stack, "logs", f"TRACE={trace_id}")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert re.fullmatch(
+        rf"consumer \| .* trace_id={trace_id} processed reading \S+ on sensors/sensor-001/reading.*", line
+    )
+    for wrong in ("../../x", "ABC"):
+        done = made(stack, "logs", f"TRACE={wrong}")
+        assert f"error: TRACE is {wrong!r}; it must be a trace id, 32 hexadecimal digits" in done.stderr
+    done = made(stack, "logs", f"TRACE={'0' * 31}1")
+    assert "error: no log has a line of the trace" in done.stderr
 
 
 def up_with_a_port_in_use(stack: Stack) -> None:
@@ -182,6 +237,121 @@ def test_a_stack_that_runs_goes_on_as_it_is_when_a_port_is_in_use(stack: Stack) 
 def test_without_a_stack_verify_says_how_to_start_it(new_stack: Callable[..., Stack]) -> None:
     done = new_stack().run("verify")
     assert (done.returncode, done.stderr) == (1, "error: the stack is not up; start it with `make up`\n")
+
+
+def test_up_takes_the_runtime_that_runs(stack: Stack, tmp_path: Path) -> None:
+    # An engine answers that was not there when the stack was started.
+    engine = tmp_path / "docker"
+    engine.write_text("#!/bin/sh\n")
+    engine.chmod(0o755)
+    asked = Stack(stack.settings.run_dir, **stack.values)
+    del asked.environment["RUNTIME"]
+    asked.environment["PATH"] = f"{tmp_path}:{asked.environment['PATH']}"
+    done = asked.run("up")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Runtime: local (the stack runs there; ")
+
+
+def test_settings_that_only_a_part_reads_are_checked_before_anything_stops(stack: Stack) -> None:
+    pids = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
+    asked = Stack(stack.settings.run_dir, **stack.values)
+    asked.environment |= {"WORKERS": "0", "BUFFER_SIZE": "many", "LANG": "en_US.UTF-8"}
+    done = asked.run("up")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sorted(done.stderr.splitlines()) == [
+        "BUFFER_SIZE is 'many'; it must be a number of messages, 1 to 1000000",
+        "WORKERS is '0'; it must be a number of threads, 1 to 64",
+    ]
+    assert {name: stack.pid(name) for name in pids} == pids
+
+
+def test_two_commands_at_once_wait_for_each_other(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stack", "up"],
+            cwd=ROOT,
+            env=stack.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("Another command starts or stops this stack; waiting for its end ..." in text for text in said) == 1
+    assert stack.run("down").returncode == 0
+
+
+def test_up_comes_to_its_end_though_nobody_reads_on(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.environment["RUNTIME"] = ""
+    command = ["bash", "-o", "pipefail", "-c", f"'{sys.executable}' -m stack up | true"]
+    done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {state for _, state, _ in stack.runtime.states()} == {"healthy"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = Stack(tmp_path / "file" / "run").run("up")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"error: RUN_DIR is {tmp_path}/file/run, where logs and state cannot be kept: Not a directory\n"
+    assert done.stderr == said
+
+
+def test_other_parts_than_those_that_run_are_named(stack: Stack) -> None:
+    asked = Stack(stack.settings.run_dir, **stack.values)
+    asked.environment |= {"CONSUMERS": "2", "BACKENDS": "prometheus"}
+    done = asked.run("up")
+    expected = "error: the stack runs with other parts (new: consumer-2, prometheus); run `make down up`\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
+def test_another_program_of_another_shell_is_named(stack: Stack, tmp_path: Path) -> None:
+    (running,) = re.findall(r'"OTELCOL": "(.*?)"', (stack.settings.run_dir / "parts" / "collector.json").read_text())
+    (tmp_path / "otelcol-contrib").symlink_to(running)
+    asked = Stack(stack.settings.run_dir, **stack.values)
+    asked.environment["PATH"] = f"{tmp_path}:{asked.environment['PATH']}"
+    done = asked.run("up")
+    assert done.returncode == 0, done.stderr
+    assert f"collector starts again: OTELCOL changed, to {tmp_path}/otelcol-contrib." in done.stdout
+    assert f"gateway starts again: command changed, to {tmp_path}/otelcol-contrib --config " in done.stdout
+    stack.up()
+
+
+def test_a_stack_whose_socket_is_gone_is_seen_and_stopped(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.up()
+    processes = processes_of(stack)
+    stack.runtime.supervisor.socket.unlink()
+    (stack.settings.run_dir / "supervisord.pid").unlink()
+    assert stack.run("verify").returncode == 0
+    for command in ("up", "ps"):
+        done = stack.run(command)
+        assert done.returncode == 1, command
+        assert re.fullmatch(
+            r"error: the stack runs under process \d+, whose socket is gone; run `make down up`\n", done.stderr
+        )
+    down = stack.run("down")
+    assert (down.returncode, down.stdout) == (0, "The stack is down.\n")
+    assert [command for pid, command in processes.items() if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_parts_without_their_supervisor_are_named_by_their_ports(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.up()
+    processes = processes_of(stack)
+    (supervisor,) = [pid for pid, command in processes.items() if "supervisord" in command]
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{supervisor}").exists())
+    down = stack.run("down")
+    assert down.returncode == 1
+    assert f"ECHO_PORT={stack.settings.echo_port}" in down.stderr
+    for pid in processes.keys() - {supervisor}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 SCOUT = {

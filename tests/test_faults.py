@@ -61,7 +61,7 @@ def test_a_service_that_is_told_to_stop_flushes_and_exits_with_0_within_5_second
     eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > 20)
     pid = stack.pid(part)
     # supervisor would start it again; it is to see the exit code.
-    with stack.runtime._supervisor() as supervisor:
+    with stack.runtime.supervisor.connected() as supervisor:
         started = time.monotonic()
         os.kill(pid, signal.SIGTERM)
         eventually(lambda: supervisor.getProcessInfo(part)["pid"] != pid)

@@ -26,7 +26,7 @@ def broken_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
         ),
         ("gateway", "broken at Collector → Scout: no span of the reading arrived", "verify the four SCOUT_* values"),
         ("collector", "error: the Collector does not answer at ", ""),
-        ("viewer", "error: the viewer at ", ""),
+        ("viewer", "error: the viewer does not answer at ", ""),
     ],
 )
 def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop: str, hint: str) -> None:
@@ -35,6 +35,8 @@ def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop:
     assert done.returncode == 1
     assert done.stderr.startswith(hop), done.stderr
     assert hint in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == f"{part} is stopped: `make up` starts it, `make logs PART={part}` says what it said."
     assert "Traceback" not in done.stderr
 
 

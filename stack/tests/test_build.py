@@ -34,6 +34,7 @@ def test_without_a_package_manager_it_says_what_to_install(empty_machine: Path) 
 
 def test_without_go_it_says_what_needs_it(empty_machine: Path) -> None:
     program(empty_machine, "mosquitto")
+    program(empty_machine, "mosquitto_sub")
     with pytest.raises(StackError, match="building the Collector and the viewer needs Go"):
         build.prepare(Settings())
 
@@ -53,6 +54,7 @@ def test_a_collector_that_is_named_but_not_there_is_an_error(
     empty_machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(empty_machine, "mosquitto")
+    program(empty_machine, "mosquitto_sub")
     monkeypatch.setenv("OTELCOL", str(empty_machine / "nowhere"))
     with pytest.raises(StackError, match=r"OTELCOL is .*nowhere.*no program"):
         build.prepare(Settings())

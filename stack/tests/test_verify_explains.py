@@ -1,27 +1,9 @@
 """What `make verify` makes of the Collector's log when nothing came out of it."""
 
-from subprocess import CompletedProcess
-
 import pytest
 
 from stack.settings import Settings
 from stack.verify import explain_no_export
-
-
-class Logging:
-    """A runtime of which only the Collector's log is asked for."""
-
-    def __init__(self, error: str) -> None:
-        self._log = f'info\t{{"error": "{error}"}}'
-
-    def log_text(self, part: str) -> str:
-        return self._log if part == "collector" else ""
-
-    def states(self) -> list[tuple[str, str, str]]:
-        return []
-
-    def run_once(self, timeout_seconds: float) -> CompletedProcess[str]:
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
@@ -34,4 +16,6 @@ class Logging:
     ],
 )
 def test_only_a_refusal_is_called_a_failed_authentication(error: str, problem: str) -> None:
-    assert explain_no_export(Logging(error), Settings(_env_file=None)).problem.startswith(problem)  # pyright: ignore[reportCallIssue] (pydantic-settings has more arguments than fields)
+    log = f'info\t{{"error": "{error}"}}'
+    settings = Settings(_env_file=None)  # pyright: ignore[reportCallIssue] (pydantic-settings has more arguments than fields)
+    assert explain_no_export(log, settings).problem.startswith(problem)

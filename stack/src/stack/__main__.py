@@ -1,32 +1,33 @@
 """The tool behind ``make``: starts, stops, checks and shows the stack."""
 
 import argparse
-import sys
 from contextlib import suppress
-
-from rich.table import Table
+from pathlib import Path
 
 from service import load_settings
 from stack import build
 from stack.backends import backend_pages
-from stack.console import console, exit_code
-from stack.docker import DockerRuntime
-from stack.doctor import doctor
+from stack.console import console, errors, exit_code
+from stack.environment import check_settings
 from stack.errors import StackError
 from stack.local import LocalRuntime
 from stack.part import local_url
-from stack.parts import consumer_names
-from stack.runtimes import choose_runtime, running_runtime
-from stack.settings import BACKENDS, MOST_CONSUMERS, Settings
-from stack.show import show, watch
-from stack.verify import verify
+from stack.parts import consumer_names, local_parts
+from stack.runtimes import alone, choose_runtime, running_runtime, runtimes
+from stack.settings import BACKENDS, MOST_CONSUMERS, ROOT, Settings
+
+LOG_LINES = 20
 
 
 def up(settings: Settings) -> None:
     """Starts the stack and says what to open."""
-    runtime = choose_runtime(settings)
-    runtime.up()
-    runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
+    keep_private(ROOT / ".env")
+    # Before anything stops: what runs goes on where a value is wrong.
+    check_settings(local_parts(settings, build.paths()))
+    with alone(settings.run_dir):
+        runtime = choose_runtime(settings)
+        runtime.up()
+        runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
     scout = local_url(settings.viewer_port, "/traces") if settings.local_scout else settings.scout_otlp_endpoint
     pages = {
         "Traces": str(scout),
@@ -39,15 +40,27 @@ def up(settings: Settings) -> None:
         console.print(f"{name + ':':<11} {address}")
 
 
+def keep_private(file: Path) -> None:
+    """Lets nobody but its owner read a file with passwords, where it is there."""
+    if not file.exists() or file.stat().st_mode & 0o077 == 0:
+        return
+    try:
+        file.chmod(0o600)
+    except PermissionError:
+        console.print(f"Others can read {file.name}, which may hold secrets; its owner should make it 0600.")
+    else:
+        console.print(f"Others could read {file.name}, which may hold secrets; it is 0600 now.")
+
+
 def down(settings: Settings, part: str | None) -> None:
     """Stops the stack, or one part of it.
 
     Raises:
-        StackError: If there is no such part, or the stack is not up.
+        StackError: If there is no such part, the stack is not up, or something of it goes on.
     """
     if part is None:
-        for runtime in (LocalRuntime(settings), DockerRuntime(settings)):
-            if runtime.running():
+        with alone(settings.run_dir):
+            for runtime in runtimes(settings):
                 runtime.down()
         console.print("The stack is down.")
         return
@@ -61,6 +74,8 @@ def down(settings: Settings, part: str | None) -> None:
 
 def ps(settings: Settings) -> None:
     """Shows each part with its state."""
+    from rich.table import Table
+
     try:
         runtime = running_runtime(settings)
     except StackError:
@@ -71,6 +86,32 @@ def ps(settings: Settings) -> None:
     console.print(table)
 
 
+def logs(settings: Settings, part: str | None, trace_id: str | None, lines: int, *, follow: bool) -> None:
+    """Prints the end of the logs, or what was logged inside one trace.
+
+    Raises:
+        StackError: If the stack is not up, or there is nothing to print.
+    """
+    runtime = running_runtime(settings)
+    if trace_id:
+        runtime.trace_logs(trace_id, part)
+        return
+    more = "Ctrl-C ends it." if follow else "LINES=100 shows more, FOLLOW=1 goes on, TRACE=<id> shows one trace's."
+    errors.print(f"The last {lines} lines{'' if part else ' of each part'}; {more}", markup=False)
+    runtime.logs(part, lines, follow=follow)
+
+
+def line_count(text: str) -> int:
+    """What LINES says.
+
+    Raises:
+        StackError: If that is no number of lines.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise StackError(f"LINES is {text!r}; it must be a number of lines, 1 or more")
+    return int(text)
+
+
 def main() -> int | None:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
@@ -79,9 +120,13 @@ def main() -> int | None:
         commands.add_parser(name)
     commands.add_parser("verify").add_argument("backend", nargs="?", choices=BACKENDS)
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
-    for name in ("down", "logs"):
-        commands.add_parser(name).add_argument("part", nargs="?")
+    commands.add_parser("down").add_argument("part", nargs="?")
     commands.add_parser("trace").add_argument("id", nargs="?")
+    of_logs = commands.add_parser("logs")
+    of_logs.add_argument("part", nargs="?")
+    of_logs.add_argument("--trace")
+    of_logs.add_argument("--lines", type=line_count, default=LOG_LINES)
+    of_logs.add_argument("--follow", action="store_true")
     arguments = parser.parse_args()
     settings = load_settings(Settings)
     match arguments.command:
@@ -92,18 +137,26 @@ def main() -> int | None:
         case "ps":
             ps(settings)
         case "logs":
-            running_runtime(settings).logs(arguments.part, follow=sys.stdout.isatty())
+            logs(settings, arguments.part, arguments.trace, arguments.lines, follow=arguments.follow)
         case "verify":
+            from stack.verify import verify
+
             return verify(running_runtime(settings), settings, arguments.backend)
         case "trace":
+            from stack.show import show
+
             running_runtime(settings)
             show(settings, arguments.id)
         case "watch":
+            from stack.show import watch
+
             running_runtime(settings)
             # That is how it ends.
             with suppress(KeyboardInterrupt):
                 watch(settings)
         case "doctor":
+            from stack.doctor import doctor
+
             return doctor(running_runtime(settings), settings)
         case "prepare":
             build.prepare(settings, arguments.for_tests)

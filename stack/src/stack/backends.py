@@ -8,8 +8,6 @@ from stack.part import Part, answers, local_url
 from stack.settings import ROOT, Settings
 
 PROMETHEUS = ROOT / "backends" / "observability" / "prometheus"
-# Azure Monitor is no process of ours.
-_LOCAL = ("zipkin", "prometheus", "azuremonitor")
 
 
 def check_local(settings: Settings) -> None:
@@ -18,7 +16,8 @@ def check_local(settings: Settings) -> None:
     Raises:
         StackError: Names it, and the way to have it.
     """
-    if missing := [name for name in settings.backends if name not in _LOCAL]:
+    # Azure Monitor is no process of ours.
+    if missing := [name for name in settings.backends if name not in {*_PARTS, "azuremonitor"}]:
         raise StackError(
             f"BACKENDS has {', '.join(missing)}, which has no local form; with Docker: make up RUNTIME=docker"
         )
@@ -26,8 +25,7 @@ def check_local(settings: Settings) -> None:
 
 def local_backends(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """The backends that run as processes of this machine."""
-    parts = {"zipkin": _zipkin, "prometheus": _prometheus}
-    return [parts[name](settings, binaries) for name in settings.backends if name in parts]
+    return [_PARTS[name](settings, binaries) for name in settings.backends if name in _PARTS]
 
 
 def _zipkin(settings: Settings, binaries: Mapping[str, Path]) -> Part:
@@ -59,6 +57,9 @@ def _prometheus(settings: Settings, binaries: Mapping[str, Path]) -> Part:
     )
 
 
+_PARTS = {"zipkin": _zipkin, "prometheus": _prometheus}
+
+
 def write_prometheus_configuration(settings: Settings) -> None:
     """Writes the configuration of the containers for the local runtime: other addresses, the same rules."""
     folder = settings.run_dir / "prometheus"
@@ -71,5 +72,5 @@ def write_prometheus_configuration(settings: Settings) -> None:
 
 def backend_pages(settings: Settings) -> dict[str, str]:
     """Name and address of the page of each backend that has one on this machine."""
-    ports = {name: getattr(settings, f"{name}_port") for name in settings.backends if name != "azuremonitor"}
-    return {name.capitalize(): local_url(port) for name, port in ports.items()}
+    ports = {name: getattr(settings, f"{name}_port", None) for name in settings.backends}
+    return {name.capitalize(): local_url(port) for name, port in ports.items() if port}

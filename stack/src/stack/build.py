@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from subprocess import DEVNULL
+from typing import Any
 
 from stack import programs
 from stack.console import console
@@ -54,6 +56,7 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
         StackError: If that is not possible here; says what to install.
     """
     require_command("mosquitto", "mosquitto", "mosquitto-clients")
+    require_command("mosquitto_sub", "mosquitto-clients")
     found = paths()
     if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
         raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; there is no program to run")
@@ -93,16 +96,8 @@ def grafana_types() -> Path:
     ):
         for manifest in manifests:
             shutil.copy(manifest, folder)
-        done = subprocess.run(
-            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise StackError(f"npm could not fetch Grafana's types:\n{done.stderr.strip()[-1000:]}")
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        _run(command, "npm could not fetch Grafana's types", cwd=folder)
         Path(folder, "node_modules").rename(installed)
     return installed
 
@@ -114,17 +109,8 @@ def _fetch_zipkin(jar: Path) -> None:
     jar.parent.mkdir(parents=True, exist_ok=True)
     with console.status("Fetching Zipkin (once, 125 MB) ..."), tempfile.TemporaryDirectory(dir=jar.parent) as scratch:
         command = ["mvn", "--batch-mode", "--quiet", "dependency:copy", f"-Dartifact={ZIPKIN}"]
-        done = subprocess.run(
-            [*command, f"-DoutputDirectory={scratch}"],
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        _run([*command, f"-DoutputDirectory={scratch}"], f"Maven could not fetch {ZIPKIN}", cwd=scratch)
         fetched = Path(scratch) / ZIPKIN_JAR
-        if done.returncode != 0 or not fetched.exists():
-            raise StackError(f"Maven could not fetch {ZIPKIN}:\n{(done.stdout + done.stderr).strip()[-1000:]}")
         if hashlib.sha256(fetched.read_bytes()).hexdigest() != ZIPKIN_SHA256:
             raise StackError(f"what Maven fetched for {ZIPKIN} is not what was asked for: its SHA-256 differs")
         fetched.rename(jar)
@@ -141,17 +127,17 @@ def require_command(command: str, *packages: str) -> None:
         )
     with console.status(f"Installing {' '.join(packages)} with apt ..."):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-            done = subprocess.run(
-                [apt, "--quiet", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        if not _installed(command):
-            raise StackError(f"apt-get could not install {' '.join(packages)}:\n{done.stderr.strip()[-500:]}")
+        problem = f"apt-get could not install {' '.join(packages)}"
+        # An index that cannot be read is no reason not to try.
+        subprocess.run([apt, "--quiet", "update"], env=environment, stdin=DEVNULL, capture_output=True, check=False)
+        install = [apt, "--quiet", "install", "--yes", "--no-install-recommends", *packages]
+        _run(install, problem, env=environment)
+
+
+def _run(command: list[str], problem: str, **how: Any) -> None:
+    done = subprocess.run(command, stdin=DEVNULL, capture_output=True, text=True, check=False, **how)
+    if done.returncode != 0:
+        raise StackError(f"{problem}:\n{(done.stdout + done.stderr).strip()[-1000:]}")
 
 
 def _installed(command: str) -> bool:

@@ -2,9 +2,7 @@
 
 import re
 
-import requests
-
-from stack.errors import StackError
+from stack.ask import ask
 from stack.part import local_url
 from stack.settings import Settings
 
@@ -40,7 +38,4 @@ def collector_metrics(settings: Settings, timeout_seconds: float = 5.0) -> Colle
         StackError: If the Collector does not answer.
     """
     url = local_url(settings.collector_metrics_port, "/metrics")
-    try:
-        return CollectorMetrics(requests.get(url, timeout=timeout_seconds).text)
-    except requests.RequestException:
-        raise StackError(f"the Collector does not answer at {url}") from None
+    return CollectorMetrics(ask("the Collector", url, timeout_seconds=timeout_seconds).text)

@@ -1,5 +1,6 @@
 """The terminal: colour and spinners where there is one, plain lines elsewhere."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,11 +8,23 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
+from typing_extensions import override
 
 from stack.errors import StackError
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """Goes on without a word when its reader has gone, as in ``make up | head``: what is begun comes to its end."""
+
+    @override
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # Nor does Python complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+console = _Console(highlight=False, soft_wrap=True)
+errors = _Console(stderr=True, highlight=False, soft_wrap=True)
 # Between two lines of what takes long, where there is no terminal.
 LINE_SECONDS = 15.0
 # What is done, how many of it so far, and of how many where that is known.

@@ -5,11 +5,13 @@ import os
 import subprocess
 import time
 
+from typing_extensions import override
+
 from stack.console import console
 from stack.errors import StackError
 from stack.local import check_ports
-from stack.parts import ALWAYS_SAMPLED
-from stack.settings import ROOT, Settings
+from stack.runtime import ALWAYS_SAMPLED, Runtime
+from stack.settings import ROOT
 
 # Containers talk to these through the network of the stack, not through the host.
 INTERNAL_PORTS = ("VIEWER_OTLP_GRPC_PORT", "VIEWER_OTLP_HTTP_PORT", "GATEWAY_HEALTH_PORT")
@@ -24,20 +26,13 @@ def engine_answers() -> bool:
         return False
 
 
-class DockerRuntime:
+class DockerRuntime(Runtime):
     """Starts, stops and shows the stack with Docker Compose, which reads ``.env`` itself."""
 
     name = "docker"
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
+    @override
     def up(self) -> None:
-        """Builds and starts the containers and returns when all are healthy.
-
-        Raises:
-            StackError: If there is no engine, a port is taken, or a part does not become healthy.
-        """
         if not engine_answers():
             raise StackError("no Docker engine with Compose answers; start it, or use RUNTIME=local")
         if not self.running():
@@ -50,48 +45,45 @@ class DockerRuntime:
             )
         console.print(f"All {len(self.states())} parts are healthy after {time.monotonic() - started:.1f} s.")
 
+    @override
     def end_sessions(self, names: list[str]) -> None:
-        """Lets a consumer process what the sessions of those that are gone still hold, and end them.
-
-        Raises:
-            StackError: If a session could not be emptied.
-        """
         if names:
             command = ("exec", "-T", "consumer", "python", "-m", "consumer", "--leave", *names)
             done = self._compose(*command, capture=True)
             if done.returncode != 0:
                 raise StackError(f"the session of a consumer that is gone could not be ended:\n{done.stderr[-1000:]}")
 
+    @override
     def down(self) -> None:
-        """Removes the containers and the network; the broker's messages and the issuer's key stay."""
-        self._compose("down", "--remove-orphans")
+        if self.running():
+            self._compose("down", "--remove-orphans")
 
+    @override
     def stop(self, part: str) -> None:
-        """Stops one part, which runs or not; ``up`` starts it again."""
         self._compose("stop", part)
 
+    @override
     def states(self) -> list[tuple[str, str, str]]:
-        """Name, state and ports of each part."""
         output = self._compose("ps", "--all", "--format", "json", capture=True).stdout
         rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         return [(row["Service"], row.get("Health") or row["State"], _addresses(row)) for row in rows]
 
-    def logs(self, part: str | None, follow: bool) -> None:
-        """Prints the end of the logs of one part or of all."""
-        self._compose("logs", "--tail", "20", *(["--follow"] if follow else []), *([part] if part else []))
+    @override
+    def logs(self, part: str | None, lines: int, *, follow: bool) -> None:
+        self._compose("logs", "--tail", str(lines), *(["--follow"] if follow else []), *([part] if part else []))
 
+    @override
     def log_text(self, part: str) -> str:
-        """The whole log of a part."""
         return self._compose("logs", "--no-log-prefix", part, capture=True).stdout
 
+    @override
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
-        """Publishes one reading with the producer's own program, which prints its trace id."""
         sampled = [option for name, value in ALWAYS_SAMPLED.items() for option in ("--env", f"{name}={value}")]
         command = ["docker", "compose", "exec", "-T", *sampled, "producer", "python", "-m", "producer", "--once"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
 
+    @override
     def environment(self, part: str) -> dict[str, str]:
-        """The variables that a part was started with."""
         containers = self._compose("ps", "--quiet", part, capture=True).stdout.split()
         if not containers:
             return {}
@@ -100,12 +92,12 @@ class DockerRuntime:
         # A name without "=" is a variable that the image has and the container has not.
         return {name: value for name, given, value in (line.partition("=") for line in lines) if given}
 
+    @override
     def authority(self) -> str:
-        """The certificate, as PEM, of the authority that vouches for the broker."""
         return self._compose("exec", "-T", "mosquitto", "cat", "/certificates/ca.crt", capture=True).stdout
 
+    @override
     def running(self) -> bool:
-        """Whether any container of this stack runs."""
         return bool(engine_answers() and self._compose("ps", "--quiet", capture=True).stdout.strip())
 
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
+from pydantic_settings import BaseSettings
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -22,6 +23,8 @@ class Part:
     address: str = ""
     # The variables that it reads; a traced service reads OTEL_* as well.
     reads: frozenset[str] = frozenset()
+    # The class that checks them, where the part is a program of ours.
+    settings: type[BaseSettings] | None = None
     # What the stack gives it, which beats this machine's environment and .env, and what those beat.
     environment: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)

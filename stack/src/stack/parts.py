@@ -4,26 +4,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from stack.backends import local_backends
-from stack.build import collector_for, search_path
+from stack.build import collector_for, require_command, search_path
 from stack.part import Part, answers, beats, local_url
 from stack.services import broker_users, new_services
 from stack.settings import ROOT, SCOUT_VARIABLES, Settings
-
-# Milliseconds. The specification waits 5 s with spans and 60 s with metrics; here somebody looks on.
-TELEMETRY_DEFAULTS = {
-    "OTEL_BSP_SCHEDULE_DELAY": "500",
-    "OTEL_BLRP_SCHEDULE_DELAY": "500",
-    "OTEL_METRIC_EXPORT_INTERVAL": "10000",
-}
-# The one reading of `make verify` is always traced, whatever the sampling of the others.
-ALWAYS_SAMPLED = {"OTEL_TRACES_SAMPLER": "always_on"}
 
 MOSQUITTO = ROOT / "mosquitto"
 COLLECTOR = ROOT / "collector"
@@ -67,9 +59,16 @@ def scout_values(settings: Settings) -> dict[str, str]:
     }
 
 
-def settings_of(module: str) -> frozenset[str]:
-    """The variables that a service reads: the fields of its settings."""
-    return frozenset(map(str.upper, import_module(f"{module}.settings").Settings.model_fields))
+def program(name: str, module: str, wave: int, healthy: Callable[[], bool], traced_as: str = "", **more: Any) -> Part:
+    """A program of ours, which reads the variables that its settings declare, and exports telemetry if it is traced."""
+    settings = import_module(f"{module}.settings").Settings
+    reads = frozenset(map(str.upper, settings.model_fields))
+    environment: dict[str, str] = more.pop("environment", {})
+    if traced_as:
+        reads |= {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+        environment = {"OTEL_SERVICE_NAME": traced_as, **environment}
+    command = [sys.executable, "-m", module]
+    return Part(name, command, healthy, wave, reads=reads, settings=settings, environment=environment, **more)
 
 
 def named_in(*files: Path) -> frozenset[str]:
@@ -86,17 +85,11 @@ def consumer_names(count: int) -> list[str]:
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """All parts of the local runtime, in the order of their start."""
 
-    def client(name: str, module: str, wave: int, **environment: str) -> Part:
+    def client(name: str, module: str, wave: int, traced_as: str, **more: Any) -> Part:
         """A traced service that touches a file while it is connected to the broker."""
         beat = settings.run_dir / f"{name}.healthy"
-        return Part(
-            name,
-            [sys.executable, "-m", module],
-            healthy=beats(beat),
-            wave=wave,
-            reads=settings_of(module) | {"OTEL_EXPORTER_OTLP_ENDPOINT"},
-            environment={"HEALTH_FILE": str(beat), "OTEL_SERVICE_NAME": name, **environment},
-        )
+        environment = {"HEALTH_FILE": str(beat), **more.pop("environment", {})}
+        return program(name, module, wave, beats(beat), traced_as, environment=environment, **more)
 
     users = set(re.findall("@(.+)_USERNAME@", (MOSQUITTO / "acl").read_text()))
     parts = [
@@ -120,24 +113,23 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
             reads=named_in(COLLECTOR / "start.sh", *COLLECTOR.glob("*.yaml"), *COLLECTOR.glob("backends/*.yaml")),
             environment={"OTELCOL": str(binaries[collector_for(settings)])},
         ),
-        Part(
+        program(
             "echo",
-            [sys.executable, "-m", "echo"],
-            healthy=answers(local_url(settings.echo_port, "/healthz")),
-            wave=4,
+            "echo",
+            4,
+            answers(local_url(settings.echo_port, "/healthz")),
+            traced_as="echo",
             address=local_url(settings.echo_port, "/docs"),
-            reads=settings_of("echo") | {"OTEL_EXPORTER_OTLP_ENDPOINT"},
-            environment={"OTEL_SERVICE_NAME": "echo"},
         ),
         *(
-            client(name, "consumer", 4, OTEL_SERVICE_NAME="consumer", MQTT_CLIENT_ID=name)
+            client(name, "consumer", 4, traced_as="consumer", environment={"MQTT_CLIENT_ID": name})
             for name in consumer_names(settings.consumers)
         ),
         *(
-            replace(client(new.name, new.module, 4), defaults=_filled_in(new.defaults, settings))
+            client(new.name, new.module, 4, traced_as=new.name, defaults=_filled_in(new.defaults, settings))
             for new in new_services()
         ),
-        client("producer", "producer", 5),
+        client("producer", "producer", 5, traced_as="producer"),
         *local_backends(settings, binaries),
     ]
     if settings.local_scout:
@@ -156,13 +148,12 @@ def _filled_in(defaults: Mapping[str, str], settings: Settings) -> dict[str, str
 
 def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     return [
-        Part(
+        program(
             "issuer",
-            [sys.executable, "-m", "scout_local"],
-            healthy=answers(local_url(settings.issuer_port, "/healthz")),
-            wave=1,
+            "scout_local",
+            1,
+            answers(local_url(settings.issuer_port, "/healthz")),
             address=local_url(settings.issuer_port),
-            reads=settings_of("scout_local"),
         ),
         Part(
             "gateway",
@@ -192,6 +183,7 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
 
 def _broker_delivers(state: Path) -> bool:
     """Whether the broker lets the operator in and delivers."""
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(state)}
+    require_command("mosquitto_sub", "mosquitto-clients")
+    environment = {**os.environ, "PATH": search_path(), "XDG_CONFIG_HOME": str(state)}
     command = ["mosquitto_sub", "-t", "$SYS/broker/uptime", "-C", "1", "-W", "2"]
     return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0

@@ -1,7 +1,6 @@
 """The query interface of Prometheus, asked directly or through Grafana."""
 
-import requests
-
+from stack.ask import ask_json
 from stack.errors import StackError
 from stack.part import local_url
 
@@ -24,11 +23,7 @@ class Prometheus:
         Raises:
             StackError: If it does not answer, or refuses the expression.
         """
-        try:
-            answer = requests.get(f"{self._url}/api/v1/query", {"query": expression}, timeout=10)
-            found = answer.json()
-        except (requests.RequestException, ValueError):
-            raise StackError(f"{self._name} does not answer at {self._url}; is it in BACKENDS?") from None
+        found = ask_json(self._name, f"{self._url}/api/v1/query", params={"query": expression}) or {}
         if found.get("status") != "success":
             raise StackError(f"{self._name} refuses {expression}: {found.get('error') or found.get('message')}")
         return sum(float(series["value"][1]) for series in found["data"]["result"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,7 +30,8 @@ Password = Annotated[
     Field(min_length=1, max_length=128, description="1 to 128 characters without a colon or a line break"),
     AfterValidator(_fits_the_brokers_file),
 ]
-BACKENDS = ("jaeger", "zipkin", "prometheus", "grafana", "azuremonitor")
+Backend = Literal["jaeger", "zipkin", "prometheus", "grafana", "azuremonitor"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _BACKENDS = f"names from {', '.join(BACKENDS)}, with commas between"
 
 

@@ -3,7 +3,6 @@
 import re
 import time
 from datetime import datetime
-from typing import NoReturn
 
 from rich.padding import Padding
 from rich.table import Table
@@ -44,8 +43,8 @@ def show(settings: Settings, wanted: str | None) -> None:
         console.print(f"{len(found) - MOST_AT_ONCE} older traces of it are not shown.")
 
 
-def watch(settings: Settings) -> NoReturn:
-    """Prints each trace as it arrives, until interrupted.
+def watch(settings: Settings) -> None:
+    """Prints each trace as it arrives, until interrupted, or until nobody reads on.
 
     Raises:
         StackError: If there is no backend on this machine, or it goes away.
@@ -54,7 +53,7 @@ def watch(settings: Settings) -> NoReturn:
     arrivals = Arrivals()
     since = time.time_ns()
     console.print("Waiting for traces; Ctrl-C ends it.")
-    while True:
+    while not console.quiet:
         now = time.time_ns()
         arrived = arrivals.complete(viewer.span_counts(max(since, now - WATCHED_NANOSECONDS), now), time.monotonic())
         for trace_id in arrived[:MOST_AT_ONCE]:

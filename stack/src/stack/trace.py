@@ -1,5 +1,6 @@
-"""A trace as the backend holds it."""
+"""A trace as a backend holds it, and what every backend of traces can be asked."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -51,3 +52,23 @@ class LogRecord:
     service: str
     # The first 200 characters.
     body: str
+
+
+class TraceBackend(ABC):
+    """Whoever can be asked for traces. Times are in nanoseconds since 1970.
+
+    Raises:
+        StackError: From each method that asks, if the backend does not answer.
+    """
+
+    @abstractmethod
+    def trace(self, trace_id: str) -> list[Span]:
+        """All spans of one trace; empty while there are none."""
+
+    @abstractmethod
+    def page(self, trace_id: str) -> str:
+        """The address of a trace's page."""
+
+    def linking_trace_ids(self, trace_id: str, start: int, end: int) -> list[str]:
+        """Ids of the traces that have a span with a link into one trace; none where links cannot be searched."""
+        return []

@@ -1,70 +1,46 @@
 """The query interfaces of Zipkin and Jaeger: a trace as they hold it, in the stack's own form."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-import requests
+from typing_extensions import override
 
+from stack.ask import ask_json
 from stack.contract import INTEGERS
-from stack.errors import StackError
 from stack.part import local_url
 from stack.settings import Settings
-from stack.trace import Span, Value
+from stack.trace import Span, TraceBackend, Value
 
 
-class TraceBackend(Protocol):
-    """Whoever can be asked for a trace."""
-
-    def trace(self, trace_id: str) -> list[Span]:
-        """All spans of one trace; empty while there are none."""
-        ...
-
-    def page(self, trace_id: str) -> str:
-        """The address of a trace's page."""
-        ...
-
-
-class Zipkin:
+class Zipkin(TraceBackend):
     """Asks Zipkin, by its API version 2."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = local_url(settings.zipkin_port)
 
+    @override
     def trace(self, trace_id: str) -> list[Span]:
-        """All spans of one trace; empty while Zipkin has none."""
-        return [_zipkin_span(data) for data in _ask("zipkin", f"{self._url}/api/v2/trace/{trace_id}") or []]
+        return [_zipkin_span(data) for data in ask_json("zipkin", f"{self._url}/api/v2/trace/{trace_id}") or []]
 
+    @override
     def page(self, trace_id: str) -> str:
-        """The address of a trace's page."""
         return f"{self._url}/zipkin/traces/{trace_id}"
 
 
-class Jaeger:
+class Jaeger(TraceBackend):
     """Asks Jaeger, by the API of its own page."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = local_url(settings.jaeger_port)
 
+    @override
     def trace(self, trace_id: str) -> list[Span]:
-        """All spans of one trace; empty while Jaeger has none."""
-        found = _ask("jaeger", f"{self._url}/api/traces/{trace_id}") or {}
+        found = ask_json("jaeger", f"{self._url}/api/traces/{trace_id}") or {}
         return [_jaeger_span(span, trace["processes"]) for trace in found.get("data") or [] for span in trace["spans"]]
 
+    @override
     def page(self, trace_id: str) -> str:
-        """The address of a trace's page."""
         return f"{self._url}/trace/{trace_id}"
-
-
-def _ask(backend: str, url: str) -> Any:
-    """The JSON answer, or None if there is no such trace."""
-    try:
-        answer = requests.get(url, timeout=10)
-        if answer.status_code == requests.codes.not_found:
-            return None
-        answer.raise_for_status()
-        return answer.json()
-    except (requests.RequestException, ValueError):
-        raise StackError(f"{backend} does not answer at {url}; is it in BACKENDS?") from None
 
 
 def _zipkin_span(data: dict[str, Any]) -> Span:

@@ -5,18 +5,20 @@ import re
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import assert_never
 
 from rich.text import Text
 
 from stack.collector_metrics import SCOUT_EXPORTER, CollectorMetrics, collector_metrics
 from stack.console import console, errors
 from stack.contract import Break, first_break, is_whole_batch, without_new_services
+from stack.errors import StackError
 from stack.parts import scout_values
 from stack.prometheus import Prometheus
-from stack.settings import Settings
-from stack.trace import Span, roots
-from stack.trace_backends import Jaeger, TraceBackend, Zipkin
+from stack.runtime import Runtime
+from stack.settings import Backend, Settings
+from stack.trace import Span, TraceBackend, roots
+from stack.trace_backends import Jaeger, Zipkin
 from stack.tree import tree
 from stack.viewer import Viewer
 
@@ -24,22 +26,6 @@ TOPIC = "sensors/sensor-001/reading"
 TRACE_SECONDS = 15.0
 METRIC_SECONDS = 40.0
 PUBLISH_SECONDS = 20.0
-
-
-class Runtime(Protocol):
-    """What verify needs of a runtime."""
-
-    def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
-        """Publishes one reading with the producer's own program."""
-        ...
-
-    def log_text(self, part: str) -> str:
-        """The whole log of a part."""
-        ...
-
-    def states(self) -> list[tuple[str, str, str]]:
-        """Name, state and address of each part."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +38,7 @@ class Reading:
     published: int
 
 
-def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> int:
+def verify(runtime: Runtime, settings: Settings, backend: Backend | None = None) -> int:
     """Sends one reading and checks its trace; returns the exit code.
 
     Args:
@@ -63,27 +49,50 @@ def verify(runtime: Runtime, settings: Settings, backend: str | None = None) -> 
     Raises:
         StackError: If the Collector or the backend does not answer.
     """
+    try:
+        look(runtime, settings, backend)
+    except BrokenHopError as broken:
+        errors.print(Text.assemble((f"broken at {broken.found.hop}:", "red"), f" {broken.found.problem}"))
+        errors.print(Text("\n".join(filter(None, (broken.found.hint, *stopped(runtime))))))
+        return 1
+    except StackError as error:
+        raise StackError("\n".join((str(error), *stopped(runtime)))) from None
+    return 0
+
+
+def stopped(runtime: Runtime) -> list[str]:
+    """A line for each part that does not run."""
+    return [
+        f"{part} is {state}: `make up` starts it, `make logs PART={part}` says what it said."
+        for part, state in runtime.away().items()
+    ]
+
+
+def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
+    """Sends one reading and looks for it; arguments as for ``verify``.
+
+    Raises:
+        BrokenHopError: If it does not become whole in time.
+    """
     # Without the Collector nothing arrives anywhere.
     metrics = collector_metrics(settings)
-    try:
-        match backend:
-            case "zipkin":
-                return in_trace_backend(Zipkin(settings), publish(runtime))
-            case "jaeger":
-                return in_trace_backend(Jaeger(settings), publish(runtime))
-            case "prometheus":
-                return in_prometheus(runtime, Prometheus(settings.prometheus_port))
-            case "grafana":
-                return in_prometheus(runtime, Prometheus(settings.grafana_port, through_grafana=True))
-            case "azuremonitor":
-                return by_counters(runtime, settings, metrics, "azure_monitor", "Azure Monitor")
-            case _ if not settings.local_scout:
-                return by_counters(runtime, settings, metrics, SCOUT_EXPORTER, "Scout")
-            case _:
-                return in_viewer(runtime, settings, publish(runtime))
-    except BrokenHopError as broken:
-        _print_break(broken.found)
-        return 1
+    match backend:
+        case "zipkin":
+            in_trace_backend(Zipkin(settings), runtime, settings)
+        case "jaeger":
+            in_trace_backend(Jaeger(settings), runtime, settings)
+        case "prometheus":
+            in_prometheus(runtime, Prometheus(settings.prometheus_port))
+        case "grafana":
+            in_prometheus(runtime, Prometheus(settings.grafana_port, through_grafana=True))
+        case "azuremonitor":
+            by_counters(runtime, settings, metrics, "azure_monitor", "Azure Monitor")
+        case None if not settings.local_scout:
+            by_counters(runtime, settings, metrics, SCOUT_EXPORTER, "Scout")
+        case None:
+            in_trace_backend(Viewer(settings.viewer_port), runtime, settings)
+        case _:
+            assert_never(backend)
 
 
 class BrokenHopError(Exception):
@@ -115,70 +124,56 @@ def publish(runtime: Runtime) -> Reading:
     return Reading(line["trace_id"], line["message_id"], published)
 
 
-def in_viewer(runtime: Runtime, settings: Settings, reading: Reading) -> int:
-    """Waits for the whole trace in the local Scout's viewer; returns the exit code.
+def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings) -> None:
+    """Waits for the whole trace of a reading in a backend, or for that of its batch.
 
     Raises:
         BrokenHopError: If it does not become whole in time.
     """
-    viewer = Viewer(settings.viewer_port)
+    reading = publish(runtime)
     deadline = time.monotonic() + TRACE_SECONDS
     while True:
-        spans = viewer.trace(reading.trace_id)
+        spans = backend.trace(reading.trace_id)
         found = first_break(spans, TOPIC, reading.message_id)
-        batch = batch_of(viewer, spans, reading) if found else []
+        batch = batch_of(backend, spans, reading) if found else []
         if not found or batch or time.monotonic() > deadline:
             break
         time.sleep(0.05)
-    if not spans:
-        raise BrokenHopError(explain_no_export(runtime, settings))
-    console.print(tree(spans))
+    if spans:
+        console.print(tree(spans))
     if batch:
         (process,) = roots(batch)
         console.print(tree(batch))
         console.print(
             f"One reading, processed in a batch of {len(process.links)}, "
-            f"by the span {process.name} in trace {process.trace_id}: {viewer.page(process.trace_id)}"
+            f"by the span {process.name} in trace {process.trace_id}: {backend.page(process.trace_id)}"
         )
-        return 0
-    if found:
-        raise BrokenHopError(explain_lost_context(viewer, reading) or explain_waiting(runtime, found))
-    console.print(f"One reading, one trace: {viewer.page(reading.trace_id)}")
-    return 0
+    elif found:
+        if isinstance(backend, Viewer):
+            found = (
+                explain_lost_context(backend, reading) or found
+                if spans
+                else explain_no_export(runtime.log_text("collector"), settings)
+            )
+        raise BrokenHopError(explain_waiting(runtime, found))
+    else:
+        console.print(f"One reading, one trace: {backend.page(reading.trace_id)}")
 
 
-def batch_of(viewer: Viewer, spans: list[Span], reading: Reading) -> list[Span]:
+def batch_of(backend: TraceBackend, spans: list[Span], reading: Reading) -> list[Span]:
     """The trace of the batch that the reading was processed in, if it was: it is linked to the publish span."""
     spans = without_new_services(spans)
     if [span.kind for span in spans] != ["Producer"]:
         return []
-    for trace_id in viewer.linking_trace_ids(reading.trace_id, reading.published, time.time_ns()):
-        batch = viewer.trace(trace_id)
+    for trace_id in backend.linking_trace_ids(reading.trace_id, reading.published, time.time_ns()):
+        batch = backend.trace(trace_id)
         if is_whole_batch(batch, spans[0]):
             return batch
     return []
 
 
-def in_trace_backend(backend: TraceBackend, reading: Reading) -> int:
-    """Waits for the whole trace in a backend; returns the exit code.
-
-    Raises:
-        BrokenHopError: If it does not become whole in time.
-    """
-    deadline = time.monotonic() + TRACE_SECONDS
-    while (found := first_break(spans := backend.trace(reading.trace_id), TOPIC, reading.message_id)) is not None:
-        if time.monotonic() > deadline:
-            if spans:
-                console.print(tree(spans))
-            raise BrokenHopError(found)
-        time.sleep(0.1)
-    console.print(tree(spans))
-    console.print(f"One reading, one trace: {backend.page(reading.trace_id)}")
-    return 0
-
-
-def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> int:
-    """Waits until a reading has been counted; returns the exit code.
+def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> None:
+    """Waits until a reading has been counted.
 
     Raises:
         BrokenHopError: If it is not in time.
@@ -194,11 +189,10 @@ def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> int:
             raise BrokenHopError(Break("Collector → Prometheus", f"{counted} stays at {before:g}", hint))
         time.sleep(0.5)
     console.print(f"Prometheus has counted the reading: {counted} rose from {before:g} to {now:g}.")
-    return 0
 
 
-def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics, exporter: str, place: str) -> int:
-    """Waits until the Collector has delivered a reading's spans to a place that cannot be asked; returns the exit code.
+def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics, exporter: str, place: str) -> None:
+    """Waits until the Collector has delivered a reading's spans to a place that cannot be asked.
 
     Raises:
         BrokenHopError: If it has not in time.
@@ -208,21 +202,20 @@ def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics,
     deadline = time.monotonic() + TRACE_SECONDS
     while (delivered := collector_metrics(settings).total("exporter_sent_spans", exporter=exporter) - before) < 4:
         if time.monotonic() > deadline:
-            raise BrokenHopError(explain_no_export(runtime, settings))
+            raise BrokenHopError(explain_no_export(runtime.log_text("collector"), settings))
         time.sleep(0.1)
     console.print(f"The Collector has delivered {delivered} spans to {place}.")
     console.print(f"Look up this trace in {place}: {reading.trace_id}")
-    return 0
 
 
-def explain_no_export(runtime: Runtime, settings: Settings) -> Break:
-    """Why nothing at all has come out of the Collector."""
+def explain_no_export(log: str, settings: Settings) -> Break:
+    """Why nothing at all has come out of the Collector, whose log this is."""
     hint = (
         "Nothing reaches Scout: verify the four SCOUT_* values and that the token endpoint is reachable; "
         "make logs PART=collector shows the Collector's own words."
     )
-    log = runtime.log_text("collector").replace('\\"', "'")
-    refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|\b401\b|Unauthorized)[^"]*)', log)
+    words = log.replace('\\"', "'")
+    refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|\b401\b|Unauthorized)[^"]*)', words)
     if refusals:
         return Break("Collector → Scout", f"authentication failed: {refusals[-1]}", hint)
     token_url = scout_values(settings)["SCOUT_TOKEN_URL"]
@@ -251,13 +244,5 @@ def explain_waiting(runtime: Runtime, found: Break) -> Break:
     waiting = found.hop in ("Mosquitto → consumer", "consumer → HTTP")
     if not waiting or echo == "healthy":
         return found
-    hint = (
-        "Start it again (make up), or see what it says: make logs PART=echo; the consumer says: make logs PART=consumer"
-    )
+    hint = "make logs PART=consumer shows its attempts."
     return Break("consumer → HTTP", f"the consumer keeps the reading until echo is back, which is {echo}", hint)
-
-
-def _print_break(found: Break) -> None:
-    errors.print(Text.assemble((f"broken at {found.hop}:", "red"), f" {found.problem}"))
-    if found.hint:
-        errors.print(Text(found.hint))

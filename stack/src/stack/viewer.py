@@ -2,24 +2,24 @@
 
 from typing import Any
 
-import requests
+from typing_extensions import override
 
+from stack.ask import ask_json
 from stack.errors import StackError
 from stack.part import local_url
-from stack.trace import LogRecord, Span, Value
+from stack.trace import LogRecord, Span, TraceBackend, Value
 
-_TRACE_NOT_FOUND = -32001
 _CONVERT = {"int64": int, "float64": float, "bool": lambda text: text == "true"}
 
 
-class Viewer:
+class Viewer(TraceBackend):
     """Asks a running viewer for what it holds."""
 
     def __init__(self, port: int) -> None:
         self._url = local_url(port)
 
+    @override
     def trace(self, trace_id: str) -> list[Span]:
-        """All spans of one trace; empty while the viewer has none."""
         found = self._call("searchSpans", trace_id)
         return [_span(entry["spanData"]) for entry in found["spans"]] if found else []
 
@@ -37,8 +37,8 @@ class Viewer:
         where = {"name": name, "searchScope": "attribute", "attributeScope": "span", "type": "string"}
         return _ids(self._search("searchTraces", start, end, where, value))
 
+    @override
     def linking_trace_ids(self, trace_id: str, start: int, end: int) -> list[str]:
-        """Ids of the traces that have a span with a link into one trace; times as for ``trace_ids``."""
         return _ids(self._search("searchTraces", start, end, _field("link.traceID"), trace_id))
 
     def trace_ids_of(self, service: str, start: int, end: int) -> list[str]:
@@ -59,8 +59,8 @@ class Viewer:
         ]
         return sorted(records, key=lambda record: record.time)
 
+    @override
     def page(self, trace_id: str) -> str:
-        """The address of a trace's page."""
         return f"{self._url}/traces/{trace_id}"
 
     def _search(
@@ -77,15 +77,15 @@ class Viewer:
 
     def _call(self, method: str, *parameters: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}
-        try:
-            answer = requests.post(f"{self._url}/rpc", json=request, timeout=10).json()
-        except (requests.RequestException, ValueError) as error:
-            raise StackError(f"the viewer at {self._url} does not answer: {error}") from None
-        if error := answer.get("error"):
-            if error["code"] == _TRACE_NOT_FOUND:
+        answer = ask_json("the viewer", f"{self._url}/rpc", method="POST", json=request)
+        match answer:
+            case {"result": result}:
+                return result
+            case {"error": {"code": -32001}}:
+                # There is no such trace.
                 return None
-            raise StackError(f"the viewer refuses {method}: {error['message']}")
-        return answer["result"]
+            case _:
+                raise StackError(f"the viewer at {self._url} refuses {method}: {answer}")
 
 
 def _field(name: str) -> dict[str, str]:

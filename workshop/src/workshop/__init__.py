@@ -21,9 +21,10 @@ from rich.text import Text
 
 from stack.console import console
 from stack.errors import StackError
+from stack.runtime import Runtime
 from stack.settings import ROOT, Settings
 from stack.show import local_viewer
-from workshop.exercises import EXERCISES, Evidence, Runtime, still_missing
+from workshop.exercises import EXERCISES, Evidence, still_missing
 
 WORKSHOP = ROOT / "workshop"
 MINE = WORKSHOP / "mine"

@@ -4,8 +4,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
+from stack.runtime import Runtime
 from stack.trace import Span, children, roots
 from stack.viewer import Viewer
 
@@ -17,19 +17,6 @@ WAITED_NANOSECONDS = 10**9
 RECENT_READINGS = 20
 TRACE_ID = re.compile("[0-9a-f]{32}")
 PROCESSED = re.compile(r"processed reading (\S+) on ")
-
-
-class Runtime(Protocol):
-    """What the workshop needs of a runtime."""
-
-    @property
-    def name(self) -> str:
-        """What RUNTIME calls it."""
-        ...
-
-    def log_text(self, part: str) -> str:
-        """The whole log of a part."""
-        ...
 
 
 @dataclass(frozen=True)

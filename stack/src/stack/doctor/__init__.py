@@ -8,13 +8,12 @@ from rich.text import Text
 
 from stack.console import console
 from stack.doctor import backend, broker, collector, scout
-from stack.doctor.result import Result, Runtime
+from stack.doctor.result import Result
 from stack.errors import StackError
+from stack.runtime import Runtime
 from stack.settings import Settings
 
 SECONDS = 14.0
-# The job that makes the broker's certificates ends when it has made them.
-ENDS = ("certificates", "exited")
 
 
 def doctor(runtime: Runtime, settings: Settings) -> int:
@@ -38,12 +37,11 @@ def doctor(runtime: Runtime, settings: Settings) -> int:
 
 def parts(runtime: Runtime) -> Iterator[Result]:
     """Whether each part runs."""
-    states = [(name, state) for name, state, _ in runtime.states() if (name, state) != ENDS]
-    broken = [(name, state) for name, state in states if state not in ("healthy", "running")]
-    for name, state in broken:
+    away = runtime.away()
+    for name, state in away.items():
         yield Result("parts", f"{name} is {state}.", f"`make up` starts it; `make logs PART={name}` says what it says.")
-    if not broken:
-        yield Result("parts", f"all {len(states)} are healthy.")
+    if not away:
+        yield Result("parts", "all are healthy.")
 
 
 class _Group(threading.Thread):

@@ -17,8 +17,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from stack.doctor.result import Result, Runtime, some
+from stack.doctor.result import Result, some
 from stack.errors import StackError
+from stack.runtime import Runtime
 from stack.settings import Settings
 
 READINGS = "sensors/+/reading"

@@ -9,8 +9,9 @@ from email.utils import parsedate_to_datetime
 
 import requests
 
-from stack.doctor.result import Result, Runtime
+from stack.doctor.result import Result
 from stack.parts import scout_values
+from stack.runtime import Runtime
 from stack.settings import SCOUT_VARIABLES, Settings
 
 TIMEOUT_SECONDS = 4.0

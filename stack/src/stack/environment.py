@@ -1,0 +1,63 @@
+"""The variables that each part gets, and whether it would take them."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from dotenv import dotenv_values
+
+from service import refusals
+from stack.part import Part
+from stack.settings import ROOT
+
+# What each part gets of the system that it runs on, whatever the case of the name: the proxies' are written in either.
+SYSTEM_VARIABLES = frozenset(
+    {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+)
+# Milliseconds. The specification waits 5 s with spans and 60 s with metrics; here somebody looks on.
+TELEMETRY_DEFAULTS = {
+    "OTEL_BSP_SCHEDULE_DELAY": "500",
+    "OTEL_BLRP_SCHEDULE_DELAY": "500",
+    "OTEL_METRIC_EXPORT_INTERVAL": "10000",
+}
+
+
+def environment_of(part: Part) -> dict[str, str]:
+    """What a part gets: its own variables, and of this machine's environment and ``.env`` what it reads."""
+    given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
+    wanted = SYSTEM_VARIABLES | part.reads | part.defaults.keys()
+    read = {name: value for name, value in given.items() if name.upper() in wanted}
+    if "OTEL_SERVICE_NAME" not in part.environment:
+        return {**part.defaults, **read, **part.environment}
+    of_sdk = {name: value for name, value in given.items() if name.startswith("OTEL_")}
+    return {**TELEMETRY_DEFAULTS, **part.defaults, **of_sdk, **read, **part.environment}
+
+
+def system_environment() -> dict[str, str]:
+    """What every process gets."""
+    return {name: value for name, value in os.environ.items() if name.upper() in SYSTEM_VARIABLES}
+
+
+def settings_among(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those of the system, which differ from one terminal to the next."""
+    return {name: value for name, value in environment.items() if name.upper() not in SYSTEM_VARIABLES}
+
+
+def check_settings(parts: Iterable[Part]) -> None:
+    """Stops the program where a part would refuse its settings, with one line for each variable that is wrong.
+
+    What the stack itself gives to a part is right, or is made before the part starts.
+
+    Raises:
+        SystemExit: With exit code 2, after the lines were written to standard error.
+    """
+    wrong: dict[str, str] = {}
+    for part in parts:
+        if part.settings:
+            refused = refusals(part.settings, environment_of(part))
+            wrong |= {name: line for name, line in refused.items() if name not in part.environment}
+    if wrong:
+        sys.stderr.writelines(f"{line}\n" for line in wrong.values())
+        raise SystemExit(2)

@@ -1,0 +1,108 @@
+"""What every command needs of a runtime, whichever it is."""
+
+import re
+import subprocess
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from stack.console import console
+from stack.errors import StackError
+from stack.settings import Settings
+from stack.tree import printable
+
+# The job that makes the broker's certificates ends when it has made them.
+ENDS = ("certificates", "exited")
+# The one reading of `make verify` is always traced, whatever the sampling of the others.
+ALWAYS_SAMPLED = {"OTEL_TRACES_SAMPLER": "always_on"}
+
+
+class Runtime(ABC):
+    """Starts, stops and shows the parts."""
+
+    name: ClassVar[str]
+    """What RUNTIME calls it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @abstractmethod
+    def up(self) -> None:
+        """Starts what does not run yet, again what has other settings now, and returns when all of it is healthy.
+
+        Raises:
+            StackError: If something stands in the way, or a part does not become healthy.
+        """
+
+    @abstractmethod
+    def end_sessions(self, names: list[str]) -> None:
+        """Lets a consumer process what the sessions of those that are gone still hold, and end them.
+
+        Raises:
+            StackError: If a session could not be emptied.
+        """
+
+    @abstractmethod
+    def down(self) -> None:
+        """Stops everything that runs; the broker's messages and the issuer's key stay.
+
+        Raises:
+            StackError: If something of it goes on; names it.
+        """
+
+    @abstractmethod
+    def stop(self, part: str) -> None:
+        """Stops one part, which runs or not; ``up`` starts it again."""
+
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether anything of this stack runs here."""
+
+    @abstractmethod
+    def states(self) -> list[tuple[str, str, str]]:
+        """Name, state and address of each part."""
+
+    @abstractmethod
+    def logs(self, part: str | None, lines: int, *, follow: bool) -> None:
+        """Prints the last lines of the log of one part or of each, and those to come if they are to be followed."""
+
+    @abstractmethod
+    def log_text(self, part: str) -> str:
+        """The whole log of a part."""
+
+    @abstractmethod
+    def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+        """Publishes one reading with the producer's own program, which prints its trace id."""
+
+    @abstractmethod
+    def environment(self, part: str) -> dict[str, str]:
+        """The variables that a part was started with."""
+
+    @abstractmethod
+    def authority(self) -> str:
+        """The certificate, as PEM, of the authority that vouches for the broker."""
+
+    def away(self) -> dict[str, str]:
+        """The parts that do not run as they should, each with its state."""
+        states = [(name, state) for name, state, _ in self.states() if (name, state) != ENDS]
+        return {name: state for name, state in states if state not in ("healthy", "running")}
+
+    def trace_logs(self, trace_id: str, part: str | None) -> None:
+        """Prints what one part or all have logged inside a trace, in the order of time.
+
+        Raises:
+            StackError: If that is no trace id, or nothing was logged inside it.
+        """
+        if not re.fullmatch("[0-9a-f]{32}", trace_id):
+            raise StackError(f"TRACE is {trace_id!r}; it must be a trace id, 32 hexadecimal digits")
+        names = [part] if part else sorted({name for name, _, _ in self.states()})
+        lines = [
+            (line, name)
+            for name in names
+            for line in self.log_text(name).splitlines()
+            if f"trace_id={trace_id}" in line
+        ]
+        if not lines:
+            raise StackError(f"no log has a line of the trace {trace_id}; `make trace ID=...` shows its spans")
+        width = max(len(name) for _, name in lines)
+        for line, name in sorted(lines):
+            console.print(f"{name:<{width}} | {printable(line, len(line))}", markup=False)

@@ -1,0 +1,188 @@
+"""The process that the parts of the local runtime run under."""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+import psutil
+from supervisor.states import ProcessStates
+from supervisor.xmlrpc import SupervisorTransport
+
+from stack import launch
+from stack.errors import StackError
+
+START_SECONDS = 10.0
+STOP_SECONDS = 30.0
+STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
+
+CONFIGURATION = """\
+[unix_http_server]
+file={socket}
+chmod=0700
+
+[supervisord]
+logfile={folder}/supervisord.log
+pidfile={folder}/supervisord.pid
+childlogdir={folder}/logs
+{user}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+PROGRAM = """
+[program:{name}]
+command={command}
+priority={wave}
+autostart=false
+autorestart=true
+startsecs=1
+startretries=5
+stopwaitsecs=8
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={log}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=1
+"""
+
+
+class Supervisor:
+    """Starts processes, starts again those that end, and writes down what they print.
+
+    Args:
+        folder: Where its configuration and its logs are; each folder has a supervisor of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._configuration = self._folder / "supervisord.conf"
+        # A socket's path may have 107 characters at most, and the checkout may be deep.
+        digest = hashlib.sha256(str(self._folder).encode()).hexdigest()[:16]
+        self.socket = Path(tempfile.gettempdir()) / f"mqtt-tracing-{os.getuid()}-{digest}.sock"
+
+    def log(self, name: str) -> Path:
+        """Where the log of a process is."""
+        return self._folder / "logs" / f"{name}.log"
+
+    def start(self, described: Iterable[tuple[str, int, Path]], environment: Mapping[str, str]) -> None:
+        """Becomes ready to start processes; none of them runs then.
+
+        Args:
+            described: Name, wave and description of each, as ``launch`` takes it. The last wave is stopped first.
+            environment: The supervisor's own.
+
+        Raises:
+            StackError: If it does not come up.
+        """
+        text = CONFIGURATION.format(
+            socket=_escaped(self.socket),
+            folder=_escaped(self._folder),
+            user="user=root" if os.getuid() == 0 else "",
+        )
+        for name, wave, description in described:
+            command = shlex.join((sys.executable, launch.__file__, str(description)))
+            text += PROGRAM.format(name=name, command=_escaped(command), wave=wave, log=_escaped(self.log(name)))
+        self._configuration.write_text(text)
+        subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)],
+            cwd=self._folder,
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answering_pid():
+            if time.monotonic() > deadline:
+                raise StackError(f"supervisor does not answer; see {self._folder / 'supervisord.log'}")
+            time.sleep(0.02)
+
+    def pid(self) -> int | None:
+        """Its process id, also where its socket is gone; None if it does not run."""
+        return self._answering_pid() or next(
+            (
+                process.pid
+                for process in psutil.process_iter(["cmdline"])
+                if str(self._configuration) in (process.info["cmdline"] or ())
+            ),
+            None,
+        )
+
+    def stop(self) -> None:
+        """Stops the processes, then itself.
+
+        Raises:
+            StackError: If it goes on, or is another user's.
+        """
+        if (pid := self.pid()) is None:
+            return
+        try:
+            supervisor = psutil.Process(pid)
+            supervisor.terminate()
+            supervisor.wait(STOP_SECONDS)
+        except psutil.NoSuchProcess:
+            # It has ended by itself meanwhile.
+            return
+        except psutil.AccessDenied:
+            raise StackError(f"the stack runs under process {pid}, which is another user's") from None
+        except psutil.TimeoutExpired:
+            raise StackError(f"the stack still runs after {STOP_SECONDS:.0f} s, under process {pid}") from None
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """Its own interface, for as long as one needs it."""
+        # The address is not used: the transport goes through the socket.
+        transport = SupervisorTransport(None, None, f"unix://{self.socket}")
+        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            yield proxy.supervisor
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """What supervisor knows of each process, by its name; empty where it does not run.
+
+        Raises:
+            StackError: If it runs, but cannot be asked.
+        """
+        if self._answering_pid():
+            with self.connected() as supervisor:
+                return {info["name"]: info for info in supervisor.getAllProcessInfo()}
+        if pid := self.pid():
+            raise StackError(f"the stack runs under process {pid}, whose socket is gone; run `make down up`")
+        return {}
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether a process is not there and will not be started again by itself."""
+        return self.processes()[name]["state"] in STOPPED
+
+    def start_process(self, name: str) -> None:
+        """Starts a process that is stopped, and does not wait for it.
+
+        Raises:
+            StackError: If it cannot be started.
+        """
+        with self.connected() as supervisor:
+            try:
+                supervisor.startProcess(name, False)
+            except Fault as fault:
+                raise StackError(f"{name} does not start: {fault.faultString}") from None
+
+    def _answering_pid(self) -> int | None:
+        if not self.socket.exists():
+            return None
+        try:
+            with self.connected() as supervisor:
+                return supervisor.getPID()
+        except OSError:
+            return None
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("%", "%%")
