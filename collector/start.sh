@@ -12,4 +12,13 @@ for backend in $(echo "${BACKENDS:-}" | tr ',' ' '); do
     [ "$backend" != grafana ] || backend=prometheus
     set -- "$@" --config "$config/backends/$backend.yaml"
 done
+extensions=oauth2client,health_check
+receivers=otlp
+for extra in $(echo "${COLLECTOR_EXTRAS:-}" | tr ',' ' '); do
+    case $extra in
+    zipkin) receivers=$receivers,$extra ;;
+    *) extensions=$extensions,$extra ;;
+    esac
+done
+export COLLECTOR_EXTENSIONS="[$extensions]" COLLECTOR_TRACE_RECEIVERS="[$receivers]"
 exec "${OTELCOL:-/otelcol-contrib}" "$@"

@@ -77,6 +77,7 @@ def ingestion() -> Iterator[Ingestion]:
 def backends(new_shared_stack: Callable[..., Stack], ingestion: Ingestion) -> Stack:
     stack = new_shared_stack(
         BACKENDS="zipkin,prometheus,azuremonitor",
+        COLLECTOR_EXTRAS="zipkin",
         APPLICATIONINSIGHTS_CONNECTION_STRING=ingestion.connection_string,
         OTEL_METRIC_EXPORT_INTERVAL="1000",
     )

@@ -25,8 +25,10 @@ ENV_EXAMPLE = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.examp
 OF_A_RUNTIME = re.compile(
     r"_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|CERTIFICATES)$|^(OTELCOL|MQTT_CLIENT_ID|QUERY_PORT)$"
 )
+# Of `start.sh`, from COLLECTOR_EXTRAS.
+OF_START = {"COLLECTOR_EXTENSIONS", "COLLECTOR_TRACE_RECEIVERS"}
 # For tests, and for those who know why: no setting of the stack.
-NOT_SETTINGS = {"TAIL_SAMPLING_WAIT", "TOPIC_FILTER", "ISSUER_AUDIENCE", "JAVA_HOME", "JAVA_TOOL_OPTIONS"}
+NOT_SETTINGS = {"TAIL_SAMPLING_WAIT", "TOPIC_FILTER", "ISSUER_AUDIENCE", "JAVA_HOME", "JAVA_TOOL_OPTIONS"} | OF_START
 
 
 def passed_on(container: str) -> set[str]:

@@ -35,6 +35,10 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _BACKENDS = f"names from {', '.join(BACKENDS)}, with commas between"
 
 
+# What the Collector opens besides OTLP, and at which port.
+EXTRAS = {"zipkin": "zipkin_receiver_port", "pprof": "collector_pprof_port", "zpages": "collector_zpages_port"}
+
+
 def _split(names: str | Sequence[str]) -> Sequence[str]:
     return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
@@ -45,6 +49,12 @@ def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
     # Grafana has nothing of its own to show.
     wanted = {*names, "prometheus"} if "grafana" in names else set(names)
     return tuple(name for name in BACKENDS if name in wanted)
+
+
+def _are_extras(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in EXTRAS]:
+        raise ValueError(f"unknown: {', '.join(unknown)}")
+    return names
 
 
 def text_of(value: object) -> str:
@@ -112,6 +122,9 @@ class Settings(BaseSettings):
     backends: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_are_known)] = Field(
         default=(), description=_BACKENDS
     )
+    collector_extras: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_are_extras)] = (
+        Field(default=(), description=f"names from {', '.join(EXTRAS)}, with commas between")
+    )
     applicationinsights_connection_string: SecretStr | None = None
     tail_sampling_percentage: float | None = Field(
         default=None, ge=0, le=100, description="the percentage of ordinary traces to keep, 0 to 100"
@@ -150,6 +163,7 @@ class Settings(BaseSettings):
     def ports(self) -> dict[str, int]:
         """Variable name and number of each port that the stack listens on."""
         off = {f"{backend}_port" for backend in BACKENDS if backend not in self.backends}
+        off |= {port for extra, port in EXTRAS.items() if extra not in self.collector_extras}
         if not self.local_scout:
             off |= {name for name in type(self).model_fields if name.startswith(("viewer", "issuer", "gateway"))}
         names = [name for name in type(self).model_fields if name.endswith("_port") and name not in off]
