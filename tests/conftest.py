@@ -31,7 +31,7 @@ WITH = {
     "tests/test_local_scout.py": "stack of another worker",
     "tests/test_commands.py": "stack of another worker",
     "tests/test_new_services.py": "stack of another worker",
-    "tests/test_web_pages.py": "stack of another worker",
+    "tests/test_strangers.py": "stack of another worker",
 }
 
 

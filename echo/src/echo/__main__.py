@@ -1,13 +1,11 @@
 """Serves echo, traced by the FastAPI instrumentation."""
 
-import signal
-
-import uvicorn
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from echo.app import app
 from echo.settings import Settings
 from service import load_settings
+from service.server import serve
 from telemetry import setup_telemetry, shutdown_telemetry
 
 
@@ -17,18 +15,8 @@ def main() -> None:
     setup_telemetry("echo")
     # One span for a request is enough: not one more for each ASGI event.
     FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
-    # uvicorn raises the signal again once it has stopped, which would end the process before the flush.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    uvicorn.run(
-        app,
-        host=settings.echo_host,
-        port=settings.echo_port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=2,
-        # Else a request can run inside the span of the one before it on the same connection.
-        reset_contextvars=True,
-    )
+    # Health checks come every few seconds; a request that matters has its span.
+    serve(app, settings.echo_host, settings.echo_port, settings.echo_allowed_hosts, access_log=False)
     shutdown_telemetry()
 
 

@@ -2,7 +2,7 @@
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import Port
+from service import Hosts, Port
 
 
 class Settings(BaseSettings):
@@ -12,3 +12,4 @@ class Settings(BaseSettings):
 
     echo_host: str = "127.0.0.1"
     echo_port: Port = 8080
+    echo_allowed_hosts: Hosts = ("127.0.0.1", "localhost", "echo")

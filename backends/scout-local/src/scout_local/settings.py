@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import Port
+from service import Hosts, Port
 
 
 class Settings(BaseSettings):
@@ -15,6 +15,7 @@ class Settings(BaseSettings):
 
     issuer_host: str = "127.0.0.1"
     issuer_port: Port = 9000
+    issuer_allowed_hosts: Hosts = ("127.0.0.1", "localhost", "issuer")
     issuer_url: str = Field(
         default="http://127.0.0.1:9000",
         pattern=r"^https?://\S+[^/]$",

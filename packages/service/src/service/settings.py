@@ -4,11 +4,24 @@ import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
 Port = Annotated[int, Field(ge=1, le=65535, description="a TCP port, 1 to 65535")]
+
+
+def _split(names: object) -> object:
+    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+
+
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_.-]+)$")], ...],
+    Field(min_length=1, description="host names without ports, with commas between; *.example.com for all below it"),
+    NoDecode,
+    BeforeValidator(_split),
+]
+"""The names that others may call a server by, in the Host header of a request."""
 
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 

@@ -1,0 +1,127 @@
+"""What a web page that a developer visits, and other strangers, can do to the stack on their machine: nothing.
+
+A page of another origin sends a request as any program does; what it may read of the answer is up to the answer's
+headers (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol). By DNS rebinding a page becomes of the stack's own
+origin: its domain leads to 127.0.0.1, and only the Host header still says whose page it is.
+"""
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+import pytest
+import requests
+
+from harness import Stack, eventually
+from service.server import CONNECTIONS, REQUEST_SECONDS
+from stack.part import local_url
+
+FOREIGN = "http://evil.example"
+LIST_TRACES = {"jsonrpc": "2.0", "id": 1, "method": "searchTraces", "params": ["0", "9000000000000000000"]}
+
+
+def page_asks(port: int, path: str, *, origin: str | None = None, host: str | None = None) -> requests.Response:
+    """What a page's request is answered: a GET, or to the viewer's interface a POST that needs no permission before."""
+    given = {"Origin": origin, "Host": host and f"{host}:{port}"}
+    headers = {name: value for name, value in given.items() if value}
+    if path == "/rpc":
+        return requests.post(local_url(port, path), json=LIST_TRACES, headers=headers, timeout=5)
+    return requests.get(local_url(port, path), headers=headers, timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("port", "path"),
+    [
+        ("echo_port", "/healthz"),
+        ("echo_port", "/openapi.json"),
+        ("issuer_port", "/.well-known/openid-configuration"),
+    ],
+)
+def test_a_host_that_is_not_ours_is_refused(stack: Stack, port: str, path: str) -> None:
+    number = getattr(stack.settings, port)
+    assert page_asks(number, path, host="evil.example").status_code in (400, 403, 421)
+    for ours in ("127.0.0.1", "localhost", "LOCALHOST"):
+        assert page_asks(number, path, host=ours).status_code == 200
+
+
+def open_ports(stack: Stack) -> set[str]:
+    """Which of the Collector's extras somebody can connect to."""
+    settings = stack.settings
+    ports = {
+        "zipkin": settings.zipkin_receiver_port,
+        "pprof": settings.collector_pprof_port,
+        "zpages": settings.collector_zpages_port,
+    }
+    found: set[str] = set()
+    for name, port in ports.items():
+        with socket.socket() as connection:
+            if connection.connect_ex(("127.0.0.1", port)) == 0:
+                found.add(name)
+    return found
+
+
+def test_what_answers_whoever_asks_is_off(stack: Stack) -> None:
+    assert open_ports(stack) == set()
+
+
+def test_what_answers_whoever_asks_is_there_for_who_asks_for_it(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(COLLECTOR_EXTRAS="zpages, zipkin", DEVICES="1")
+    stack.up()
+    assert open_ports(stack) == {"zpages", "zipkin"}
+    pages = requests.get(local_url(stack.settings.collector_zpages_port, "/debug/pipelinez"), timeout=5).text
+    assert "zipkin" in pages
+    assert stack.run("verify").returncode == 0
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Whether the other end still holds a connection that it has not answered."""
+    try:
+        return connection.recv(65_536) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+
+
+@pytest.mark.parametrize("part", ["echo", "issuer"])
+@pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n{"], ids=["nothing", "half a head", "half a body"])
+def test_who_is_slow_is_dropped_however_many_bytes_come(stack: Stack, part: str, begun: bytes) -> None:
+    port = getattr(stack.settings, f"{part}_port")
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(begun)
+        slow.setblocking(False)
+
+        def dropped() -> bool:
+            # A byte now and then is no reason to wait on.
+            with suppress(ConnectionError):
+                slow.send(b"x" if begun else b"")
+            return not is_open(slow)
+
+        eventually(dropped, REQUEST_SECONDS + 5)
+    assert requests.get(local_url(port, "/healthz"), timeout=5).status_code == 200
+
+
+def test_a_connection_that_was_used_is_dropped_too(stack: Stack) -> None:
+    with socket.create_connection(("127.0.0.1", stack.settings.echo_port)) as slow:
+        slow.settimeout(REQUEST_SECONDS + 5)
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert slow.recv(65_536).startswith(b"HTTP/1.1 200")
+        slow.sendall(HEAD)
+        assert slow.recv(1) == b""
+
+
+def test_connections_are_bounded(stack: Stack) -> None:
+    port = stack.settings.issuer_port
+    with ExitStack() as held:
+        connections = [
+            held.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2 * CONNECTIONS)
+        ]
+        for connection in connections:
+            connection.setblocking(False)
+        # What is too much is gone at once, and the others are when their time is up.
+        eventually(lambda: sum(map(is_open, connections)) <= 1.5 * CONNECTIONS, REQUEST_SECONDS - 1)
+        eventually(lambda: not any(map(is_open, connections)), REQUEST_SECONDS + 10)
+    assert requests.get(local_url(port, "/healthz"), timeout=5).status_code == 200
