@@ -8,7 +8,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from pydantic import SecretStr
 
-from scout_local.app import create_app
+from scout_local.app import WRONG_SECRETS, create_app
 from scout_local.settings import Settings
 
 
@@ -67,6 +67,35 @@ def test_wrong_credentials_are_refused(issuer: TestClient, auth: tuple[str, str]
 def test_other_grants_and_audiences_are_refused(issuer: TestClient, form: dict[str, str], error: str) -> None:
     answer = ask(issuer, **form)
     assert (answer.status_code, answer.json()["error"]) == (400, error)
+
+
+def test_no_cache_keeps_an_answer(issuer: TestClient) -> None:
+    for answer in (ask(issuer), ask(issuer, ("collector", "wrong")), ask(issuer, audience="other")):
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_guesses_are_bounded_for_each_address(settings: Settings) -> None:
+    app = create_app(settings)
+    guesser, other = (TestClient(app, client=(address, 50_000)) for address in ("127.0.0.2", "127.0.0.3"))
+    answers = [ask(guesser, ("collector", f"guess-{number}")).status_code for number in range(WRONG_SECRETS.amount)]
+    assert set(answers) == {401}
+    refused = ask(guesser)
+    assert (refused.status_code, refused.json()["error"]) == (429, "slow_down")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert ask(other).status_code == 200
+
+
+def test_right_secrets_are_not_counted(issuer: TestClient) -> None:
+    assert {ask(issuer).status_code for _ in range(2 * WRONG_SECRETS.amount)} == {200}
+
+
+def test_a_web_page_neither_gets_a_token_nor_uses_up_the_guesses(issuer: TestClient) -> None:
+    for number in range(2 * WRONG_SECRETS.amount):
+        secret = "secret" if number % 2 else "wrong"
+        page = {"Origin": "http://evil.example"}
+        answer = issuer.post("/oauth2/token", data=GRANT, auth=("collector", secret), headers=page)
+        assert (answer.status_code, answer.json()["error"]) == (403, "invalid_request")
+    assert ask(issuer).status_code == 200
 
 
 def test_a_token_outlives_a_restart_of_the_issuer(settings: Settings, issuer: TestClient) -> None:

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import Depends, FastAPI, Form, HTTPException, Request
+from fastapi import Depends, FastAPI, Form, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 
 from scout_local.settings import Settings
 
 ALGORITHM = "RS256"
+# From one address; then nobody there is answered until the minute is over, whatever secret they give.
+WRONG_SECRETS = RateLimitItemPerMinute(30)
+# RFC 6749 section 5.1: no cache keeps a token.
+NOT_KEPT = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 def load_key(path: Path) -> RSAKey:
@@ -30,8 +37,9 @@ def load_key(path: Path) -> RSAKey:
 
 def refuse(status: int, error: str, description: str) -> JSONResponse:
     """An error answer in the form of RFC 6749 section 5.2."""
-    headers = {"WWW-Authenticate": "Basic"} if status == 401 else None
-    return JSONResponse({"error": error, "error_description": description}, status, headers)
+    more = {401: {"WWW-Authenticate": "Basic"}, 429: {"Retry-After": str(WRONG_SECRETS.get_expiry())}}
+    body = {"error": error, "error_description": description}
+    return JSONResponse(body, status, {**NOT_KEPT, **more.get(status, {})})
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -39,9 +47,12 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="scout-local issuer")
     key = load_key(settings.issuer_key_file)
     basic = HTTPBasic(auto_error=False)
+    guesses = MovingWindowRateLimiter(MemoryStorage())
 
     @app.post("/oauth2/token", response_model=None)
     def token(
+        request: Request,
+        response: Response,
         credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)],
         grant_type: Annotated[str, Form()] = "",
         client_id: Annotated[str, Form()] = "",
@@ -49,6 +60,12 @@ def create_app(settings: Settings) -> FastAPI:
         audience: Annotated[str, Form()] = "",
     ) -> dict[str, str | int] | JSONResponse:
         """Grants a token to the one client there is."""
+        # A browser says so whenever a page asks, and no page has anything to ask here: its guesses do not count either.
+        if "Origin" in request.headers:
+            return refuse(403, "invalid_request", "a web page gets no token")
+        address = request.client.host if request.client else ""
+        if not guesses.test(WRONG_SECRETS, address):
+            return refuse(429, "slow_down", "too many wrong secrets from this address")
         given_id = credentials.username if credentials else client_id
         given_secret = credentials.password if credentials else client_secret
         expected_secret = settings.local_scout_client_secret.get_secret_value()
@@ -56,11 +73,13 @@ def create_app(settings: Settings) -> FastAPI:
         right_id = secrets.compare_digest(given_id.encode(), settings.local_scout_client_id.encode())
         right_secret = secrets.compare_digest(given_secret.encode(), expected_secret.encode())
         if not (right_id and right_secret):
+            guesses.hit(WRONG_SECRETS, address)
             return refuse(401, "invalid_client", "unknown client id or wrong secret")
         if grant_type != "client_credentials":
             return refuse(400, "unsupported_grant_type", "this issuer grants client_credentials only")
         if audience != settings.issuer_audience:
             return refuse(400, "invalid_target", f"the audience must be {settings.issuer_audience}")
+        response.headers.update(NOT_KEPT)
         now = int(time.time())
         claims = {
             "iss": settings.issuer_url,
