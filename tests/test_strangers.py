@@ -5,14 +5,17 @@ headers (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol). By DNS rebind
 origin: its domain leads to 127.0.0.1, and only the Host header still says whose page it is.
 """
 
+import json
+import re
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from uuid import uuid4
 
 import pytest
 import requests
 
-from harness import Stack, eventually
+from harness import Stack, eventually, reading
 from service.server import CONNECTIONS, REQUEST_SECONDS
 from stack.part import local_url
 
@@ -125,3 +128,39 @@ def test_connections_are_bounded(stack: Stack) -> None:
         eventually(lambda: sum(map(is_open, connections)) <= 1.5 * CONNECTIONS, REQUEST_SECONDS - 1)
         eventually(lambda: not any(map(is_open, connections)), REQUEST_SECONDS + 10)
     assert requests.get(local_url(port, "/healthz"), timeout=5).status_code == 200
+
+
+@pytest.fixture
+def hostile(stack: Stack) -> str:
+    """What the consumer logs while it handles messages that are made to be logged."""
+    begun = len(stack.runtime.log_text("consumer"))
+    marks = [f"mark-{uuid4()}" for _ in HOSTILE_IDS]
+    for mark, hostile_id in zip(marks, HOSTILE_IDS, strict=True):
+        payload = json.dumps(reading(message_id=hostile_id, device_id=mark))
+        stack.publish_with_mosquitto_pub(f"sensors/{mark}/reading", payload)
+    options = ("-V", "mqttv5", "-D", "publish", "user-property", "baggage", "big=" + 60_000 * "x")
+    stack.publish_with_mosquitto_pub("sensors/big/reading", json.dumps(reading(device_id="big")), *options)
+
+    def logged() -> str:
+        text = stack.runtime.log_text("consumer")[begun:]
+        return text if all(mark in text for mark in marks) and "sensors/big/reading" in text else ""
+
+    return eventually(logged)
+
+
+HOSTILE_IDS = [
+    "x\n2026-01-01 00:00:00,000 INFO forged trace_id=0 all is well",
+    "x\r\x1b[2J\x1b]0;title\x07\x9b31m",
+    "x\u2028\u202eflipped\x7f\x85",
+    "x" * 50_000,
+]
+
+
+def test_what_a_message_holds_is_part_of_one_line_of_the_log(stack: Stack, hostile: str) -> None:
+    assert "all is well" in hostile
+    for line in hostile.removesuffix("\n").split("\n"):
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ (?!forged)\S+ trace_id=", line), line[:200]
+        assert line.isprintable(), ascii(line)
+        assert len(line) < 6000
+    shown = stack.run("logs", "consumer").stdout
+    assert all(line.isprintable() for line in shown.splitlines())

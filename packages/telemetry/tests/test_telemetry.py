@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,11 +19,26 @@ shutdown_telemetry()
 """
 
 
-def run(**variables: str) -> subprocess.CompletedProcess[str]:
+HOSTILE = """
+import logging
+from telemetry import setup_telemetry, shutdown_telemetry
+setup_telemetry("producer")
+log = logging.getLogger("test")
+log.info("%s", "x\\n2026-01-01 INFO forged\\x1b[2J\\u202e\\ud800")
+log.info("long %s", 100_000 * "y")
+try:
+    raise ValueError("z\\n2026-01-01 INFO forged\\r\\x1b[2J" + 1000 * "\\nmore")
+except ValueError:
+    log.exception("failed")
+shutdown_telemetry()
+"""
+
+
+def run(program: str = PROGRAM, **variables: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     off = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**clean, **off, **variables},
         capture_output=True,
         text=True,
@@ -51,6 +67,23 @@ def test_a_log_record_carries_trace_and_span_id() -> None:
     assert record["body"] == "at work"
     assert int(record["trace_id"], 16)
     assert int(record["span_id"], 16)
+
+
+def test_what_a_stranger_has_sent_is_part_of_one_line_and_bounded() -> None:
+    done = run(HOSTILE, OTEL_TRACES_EXPORTER="none", OTEL_LOGS_EXPORTER="console")
+    lines = done.stderr.splitlines()
+    assert all(map(str.isprintable, lines))
+    assert max(map(len, lines)) < 5000
+    assert len(lines) < 250
+    records = [line for line in lines if not line.startswith("  ")]
+    texts = [line.partition("trace_id=0 ")[2] for line in records]
+    assert texts[0] == r"x\n2026-01-01 INFO forged\x1b[2J\u202e\ud800"
+    assert texts[1].endswith("yyy... (100005 characters)")
+    assert texts[2:] == ["failed"]
+    assert any(line.startswith("  ValueError: z") for line in lines)
+    # The backend gets the same.
+    bodies = [json.loads(record)["body"] for record in re.split(r"(?<=^})\n", done.stdout.strip(), flags=re.M)]
+    assert bodies == texts
 
 
 def test_an_unknown_exporter_is_one_line_and_no_traceback() -> None:

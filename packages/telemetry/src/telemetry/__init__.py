@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
@@ -20,6 +21,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s trace_id=%(otelTraceID)s %(message)s"
+LOG_CHARACTERS = 4096
+"""How much of a record's message is kept, and of each line of a traceback."""
+TRACEBACK_LINES = 200
 
 
 # Baggage that becomes attributes of every span on its way. No other: what a foreign client sends is not to be trusted.
@@ -35,6 +39,32 @@ PROCESS_METRICS: dict[str, list[str] | None] = {
 
 def _name_operation(span: Span, *_: object) -> None:
     span.set_attribute("messaging.operation.type", "publish")
+
+
+def _one_line(text: str) -> str:
+    """Text that may hold what a stranger has sent: no line of its own, no command to a terminal, and no end of it."""
+    if len(text) > LOG_CHARACTERS:
+        text = f"{text[:LOG_CHARACTERS]}... ({len(text)} characters)"
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+class _Record(logging.LogRecord):
+    """A record whose message is one line, wherever it goes."""
+
+    def getMessage(self) -> str:  # noqa: N802 (logging's own name)
+        return _one_line(super().getMessage())
+
+
+class _Formatter(logging.Formatter):
+    """Indents a traceback, so that none of its lines looks like a record."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's own name)
+        lines = super().formatException(ei).split("\n")
+        if (left_out := len(lines) - TRACEBACK_LINES) > 0:
+            lines[TRACEBACK_LINES:] = [f"... ({left_out} more lines)"]
+        return "\n".join(f"  {_one_line(line)}" for line in lines)
 
 
 # Options of the MQTT instrumentation: the guide's names and its four spans, where the conventions of today differ.
@@ -73,8 +103,11 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
     if isinstance(provider, TracerProvider):
         provider.add_span_processor(BaggageSpanProcessor(lambda name: name in BAGGAGE_ATTRIBUTES))
     SystemMetricsInstrumentor(config=PROCESS_METRICS).instrument()
+    logging.setLogRecordFactory(_Record)
     LoggingInstrumentor().instrument(inject_trace_context=True)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def shutdown_telemetry(timeout_seconds: float = 3.0) -> None:
