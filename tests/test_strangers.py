@@ -35,6 +35,8 @@ def page_asks(port: int, path: str, *, origin: str | None = None, host: str | No
 @pytest.mark.parametrize(
     ("port", "path"),
     [
+        ("viewer_port", "/"),
+        ("viewer_port", "/rpc"),
         ("echo_port", "/healthz"),
         ("echo_port", "/openapi.json"),
         ("issuer_port", "/.well-known/openid-configuration"),
@@ -45,6 +47,36 @@ def test_a_host_that_is_not_ours_is_refused(stack: Stack, port: str, path: str) 
     assert page_asks(number, path, host="evil.example").status_code in (400, 403, 421)
     for ours in ("127.0.0.1", "localhost", "LOCALHOST"):
         assert page_asks(number, path, host=ours).status_code == 200
+
+
+def test_a_page_of_another_origin_reads_no_trace(stack: Stack) -> None:
+    port = stack.settings.viewer_port
+    for foreign in (FOREIGN, "null", "https://127.0.0.1", f"http://127.0.0.1:{stack.settings.echo_port}"):
+        answer = page_asks(port, "/rpc", origin=foreign)
+        assert answer.status_code == 403, foreign
+        assert "traceID" not in answer.text
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    # The viewer's own page asks too.
+    answer = page_asks(port, "/rpc", origin=local_url(port))
+    assert answer.status_code == 200
+    assert "traceID" in answer.text
+
+
+def test_a_page_of_another_origin_is_not_told_that_it_may_send(stack: Stack) -> None:
+    asked = {
+        "Origin": FOREIGN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    for port, path in (
+        (stack.settings.viewer_port, "/rpc"),
+        (stack.settings.viewer_otlp_http_port, "/v1/traces"),
+        (stack.settings.otlp_http_port, "/v1/traces"),
+        (stack.settings.gateway_port, "/v1/traces"),
+        (stack.settings.echo_port, "/echo"),
+    ):
+        answer = requests.options(local_url(port, path), headers=asked, timeout=5)
+        assert "Access-Control-Allow-Origin" not in answer.headers, (port, path)
 
 
 def open_ports(stack: Stack) -> set[str]:

@@ -100,7 +100,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(empty_machine: Path) -> 
     said = "go: downloading example.com/module v1.0.0\nexample.com/module\nmodule.go:1:1: syntax error"
     program(empty_machine, "go").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     target = build.paths()[programs.VIEWER]
-    with pytest.raises(StackError, match=r"`go list` failed:\nmodule\.go:1:1: syntax error$"):
+    with pytest.raises(StackError, match=r"`go mod` failed:\nmodule\.go:1:1: syntax error$"):
         programs.build({programs.VIEWER: target})
     assert not [*target.parent.iterdir()]
     assert {path.name for path in build.cache_folder().iterdir()} == {target.parent.name}

@@ -37,7 +37,7 @@ def paths() -> dict[str, Path]:
             name: Path(given) if given else _cached(name, manifest, *programs.LOCKS)
             for name, manifest in programs.MANIFESTS.items()
         },
-        programs.VIEWER: _cached(programs.VIEWER, *programs.LOCKS),
+        programs.VIEWER: _cached(programs.VIEWER, *programs.LOCKS, programs.VIEWER_PATCH),
         "zipkin": cache_folder() / ZIPKIN_JAR,
         "prometheus": Path(shutil.which("prometheus", path=search_path()) or "/usr/bin/prometheus"),
     }
@@ -164,6 +164,7 @@ def _build(missing: dict[str, Path]) -> None:
     if programs.VIEWER in missing:
         # Its database is in C++.
         require_command("g++", "g++")
+        require_command("patch", "patch")
     console.print(f"Building {names} (once, about 2 minutes) ...")
     started = time.monotonic()
     programs.build(missing)

@@ -1,5 +1,6 @@
 """The programs that Go builds for the local runtime: one module, so that what they share is compiled once."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ MODULE = ROOT / "stack" / "programs"
 LOCKS = (MODULE / "go.mod", MODULE / "go.sum")
 VIEWER = "otel-desktop-viewer"
 PACKAGES = {VIEWER: "github.com/CtrlSpice/otel-desktop-viewer"}
+# What its project has not taken yet: docs/upstream/otel-desktop-viewer.md.
+VIEWER_PATCH = MODULE / "otel-desktop-viewer.patch"
 # Each Collector's manifest, from which the builder generates its source.
 MANIFESTS = {
     "otelcol": ROOT / "collector" / "builder.yaml",
@@ -74,6 +77,8 @@ def build(programs: Mapping[str, Path]) -> None:
             shutil.copy(lock, module)
         work = Work(show)
         generate(module, programs.keys() & MANIFESTS.keys(), work)
+        if VIEWER in programs:
+            _patch_viewer(module, work)
         mains = {PACKAGES.get(name, f"programs/{name}") for name in programs}
         listed = _run(module, ["go", "list", "-deps", *BUILD_FLAGS, *mains], work.fetch)
         work.packages = {line for line in listed if _is_package(line)}
@@ -84,6 +89,19 @@ def build(programs: Mapping[str, Path]) -> None:
         for name, program in programs.items():
             # Moved in one step, so that a second start at the same time never sees half a program.
             (built / name).rename(program)
+
+
+def _patch_viewer(module: Path, work: Work) -> None:
+    """Makes the Go module in a folder build the viewer from a copy of its source that is patched."""
+    listed = _run(module, ["go", "mod", "download", "-json", PACKAGES[VIEWER]], work.fetch)
+    told = [line for line in listed if not line.startswith("go: ")]
+    source = module / "viewer"
+    # Not their modes: Go's files are read-only.
+    shutil.copytree(json.loads("".join(told))["Dir"], source, copy_function=shutil.copyfile)
+    for folder in (source, *(path for path in source.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    _run(source, ["patch", "--strip=1", f"--input={VIEWER_PATCH}"], work.fetch)
+    _run(module, ["go", "mod", "edit", f"-replace={PACKAGES[VIEWER]}=./viewer"], work.fetch)
 
 
 def generate(module: Path, collectors: Iterable[str], work: Work) -> None:
