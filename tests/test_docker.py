@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from harness import Stack, files_of_the_project
 from stack import programs
 from stack.docker import INTERNAL_PORTS, engine_answers
+from stack.part import local_url
 from stack.services import new_services
 from stack.settings import BACKENDS, ROOT, SCOUT_VARIABLES, Settings
 
@@ -25,10 +27,11 @@ SERVICES: dict[str, dict[str, Any]] = {
     name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
 }
 DOCKERFILES = files_of_the_project("*Dockerfile")
+LIST_TRACES = {"jsonrpc": "2.0", "id": 1, "method": "searchTraces", "params": ["0", "9000000000000000000"]}
 # Ends when its work is done, and runs only with MQTT_TLS=1.
 JOB = "certificates"
 NEW = {service.name for service in new_services()}
-PARTS = {"mosquitto", "collector", "issuer", "gateway", "viewer", "echo", "consumer", "producer", *NEW}
+PARTS = {"mosquitto", "collector", "issuer", "gateway", "viewer", "page", "echo", "consumer", "producer", *NEW}
 
 needs_engine = pytest.mark.skipif(not engine_answers(), reason="no Docker engine answers")
 
@@ -63,6 +66,21 @@ def test_a_container_can_do_no_more_than_it_needs(name: str) -> None:
     assert service["restart"] == ("no" if name == JOB else "unless-stopped")
     assert not {"privileged", "cap_add", "user", "network_mode", "pid"} & set(service)
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert service["mem_limit"]
+    assert service["pids_limit"] <= 256
+
+
+# Whom somebody outside talks to, or who may talk to somebody outside: the Collector to Scout.
+OUTSIDE = {"mosquitto", "collector", "echo", "issuer", "gateway", "page", *BACKENDS}
+
+
+def test_a_container_that_nobody_outside_needs_is_on_the_internal_network_only() -> None:
+    networks = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["networks"]
+    assert networks == {"default": None, "inside": {"internal": True}}
+    for name, service in SERVICES.items():
+        if name not in NEW:
+            assert service["networks"] == (["default", "inside"] if name in OUTSIDE else ["inside"]), name
+        assert "ports" not in service or "default" in service["networks"]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
@@ -184,7 +202,7 @@ def test_with_tls_the_certificates_are_made_first(containers: Containers) -> Non
 def test_with_all_values_of_scout_the_local_scout_stays_off(containers: Containers) -> None:
     services = json.loads(containers.config(SCOUT_VALUES).stdout)["services"]
     off = {name for name, service in services.items() if service.get("scale") == 0}
-    assert off == {JOB, "issuer", "gateway", "viewer"}
+    assert off == {JOB, "issuer", "gateway", "viewer", "page"}
     environment = services["collector"]["environment"]
     assert {name: environment[name] for name in SCOUT_VARIABLES} == SCOUT_VALUES
 
@@ -213,8 +231,18 @@ def test_one_reading_is_one_trace_in_containers_too(containers: Containers) -> N
         assert state["Config"]["User"] in ("10001:10001", "1883:1883")
         assert state["HostConfig"]["ReadonlyRootfs"]
         assert state["HostConfig"]["CapDrop"] == ["ALL"]
+        assert state["HostConfig"]["Memory"] > 0
+        assert 0 < state["HostConfig"]["PidsLimit"] <= 256
         bound = [address["HostIp"] for port in state["HostConfig"]["PortBindings"].values() for address in port]
         assert set(bound) <= {"127.0.0.1"}
+
+    for port, path in ((containers.settings.viewer_port, "/rpc"), (containers.settings.viewer_port, "/")):
+        asked = local_url(port, path)
+        assert requests.post(asked, json=LIST_TRACES, timeout=5).status_code in (200, 405)
+        for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
+            assert requests.post(asked, json=LIST_TRACES, headers=headers, timeout=5).status_code == 403
+    for port, path in ((containers.settings.echo_port, "/healthz"), (containers.settings.issuer_port, "/healthz")):
+        assert requests.get(local_url(port, path), headers={"Host": "evil.example"}, timeout=5).status_code == 400
 
     started = time.monotonic()
     containers.docker("compose", "stop", "producer", "consumer", "echo")

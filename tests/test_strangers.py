@@ -18,9 +18,9 @@ import requests
 from harness import Stack, eventually, reading
 from service.server import CONNECTIONS, REQUEST_SECONDS
 from stack.part import local_url
+from test_docker import LIST_TRACES
 
 FOREIGN = "http://evil.example"
-LIST_TRACES = {"jsonrpc": "2.0", "id": 1, "method": "searchTraces", "params": ["0", "9000000000000000000"]}
 
 
 def page_asks(port: int, path: str, *, origin: str | None = None, host: str | None = None) -> requests.Response:
