@@ -12,7 +12,7 @@ PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor check solution new-service dist test test-quick test-long \
+.PHONY: help up down ps logs verify trace watch doctor check solution new-service dist sbom test test-quick test-long \
 	test-interop test-matrix bench lint format lock docs screenshots
 
 # A group is a line "##@ its name"; 24 lines of 80 columns hold all of it.
@@ -82,6 +82,10 @@ dist: $(VENV)/ready ## Build the wheels that services elsewhere need
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
 		./packages/opentelemetry-instrumentation-paho-mqtt ./packages/mqtt-delivery
 	@ls dist/*.whl
+
+sbom: $(VENV)/dev ## List what images and programs hold, as CycloneDX files
+	@$(STACK) prepare --for-tests
+	@$(BIN)/python requirements/sbom dist/sbom
 
 # Two for a core: half of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
 BESIDE := $(BIN)/pytest -n $(shell echo $$((2 * $$(nproc))))

@@ -34,6 +34,7 @@ COMMANDS: list[tuple[str, tuple[str, ...], str]] = [
 ELSEWHERE = {
     "new-service": "tests/test_template.py",
     "dist": "tests/test_template.py",
+    "sbom": "tests/test_licences.py",
     "test": ".ci/run",
     "test-long": ".ci/run",
     "test-interop": "people; `make test` runs its part in JavaScript",
