@@ -83,7 +83,7 @@ dist: $(VENV)/ready ## Build the wheels that services elsewhere need
 		./packages/opentelemetry-instrumentation-paho-mqtt ./packages/mqtt-delivery
 	@ls dist/*.whl
 
-sbom: $(VENV)/dev ## List what images and programs hold, as CycloneDX files
+sbom: $(VENV)/dev ## List what images and programs hold (CycloneDX)
 	@$(STACK) prepare --for-tests
 	@$(BIN)/python requirements/sbom dist/sbom
 

@@ -109,6 +109,13 @@ def sbom() -> ModuleType:
     return module
 
 
+def test_an_image_that_is_pinned_by_digest_is_listed_by_it(sbom: ModuleType) -> None:
+    digest = "sha256:" + 64 * "0"
+    component = sbom.container(f"ghcr.io/ctrlspice/otel-desktop-viewer:v0.4.1@{digest}")
+    assert (component["name"], component["version"]) == ("ghcr.io/ctrlspice/otel-desktop-viewer", "v0.4.1")
+    assert component["purl"] == f"pkg:docker/ctrlspice/otel-desktop-viewer@{digest}?repository_url=ghcr.io"
+
+
 @pytest.mark.stack
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [*programs.MANIFESTS, programs.VIEWER])

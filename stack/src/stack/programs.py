@@ -18,7 +18,7 @@ LOCKS = (MODULE / "go.mod", MODULE / "go.sum")
 VIEWER = "otel-desktop-viewer"
 PACKAGES = {VIEWER: "github.com/CtrlSpice/otel-desktop-viewer"}
 # What its project has not taken yet: docs/upstream/otel-desktop-viewer.md.
-VIEWER_PATCH = MODULE / "otel-desktop-viewer.patch"
+VIEWER_PATCH = ROOT / "docs" / "upstream" / "otel-desktop-viewer.patch"
 # Each Collector's manifest, from which the builder generates its source.
 MANIFESTS = {
     "otelcol": ROOT / "collector" / "builder.yaml",
