@@ -79,6 +79,14 @@ def test_a_page_of_another_origin_is_not_told_that_it_may_send(stack: Stack) -> 
         assert "Access-Control-Allow-Origin" not in answer.headers, (port, path)
 
 
+def test_a_page_of_another_origin_sends_no_span(stack: Stack) -> None:
+    # Without asking before, a page may send text only.
+    for port in (stack.settings.otlp_http_port, stack.settings.viewer_otlp_http_port):
+        headers = {"Origin": FOREIGN, "Content-Type": "text/plain"}
+        answer = requests.post(local_url(port, "/v1/traces"), data='{"resourceSpans": []}', headers=headers, timeout=5)
+        assert answer.status_code == 415
+
+
 def open_ports(stack: Stack) -> set[str]:
     """Which of the Collector's extras somebody can connect to."""
     settings = stack.settings
