@@ -191,7 +191,7 @@ def test_logs_goes_on_if_it_is_asked_to(stack: Stack) -> None:
         command, cwd=ROOT, env=stack.environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(3)]
+        assert all(process.stdout.readline() for _ in range(3))
         os.killpg(process.pid, signal.SIGTERM)
 
 
@@ -345,13 +345,15 @@ def test_parts_without_their_supervisor_are_named_by_their_ports(new_stack: Call
     processes = processes_of(stack)
     (supervisor,) = [pid for pid, command in processes.items() if "supervisord" in command]
     os.kill(supervisor, signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{supervisor}").exists())
-    down = stack.run("down")
-    assert down.returncode == 1
-    assert f"ECHO_PORT={stack.settings.echo_port}" in down.stderr
-    for pid in processes.keys() - {supervisor}:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    try:
+        eventually(lambda: not Path(f"/proc/{supervisor}").exists())
+        down = stack.run("down")
+        assert down.returncode == 1
+        assert f"ECHO_PORT={stack.settings.echo_port}" in down.stderr
+    finally:
+        for pid in processes.keys() - {supervisor}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 SCOUT = {

@@ -181,7 +181,7 @@ def stopped(stack: Stack, *parts: str) -> Iterator[None]:
             [
                 "parts: issuer is stopped. Fix: `make up` starts it; `make logs PART=issuer`",
                 "token endpoint: http://127.0.0.1:{ISSUER_PORT}/oauth2/token cannot be reached: nothing listens there",
-                "backend: the viewer at http://127.0.0.1:{VIEWER_PORT} does not answer",
+                "backend: the viewer does not answer at http://127.0.0.1:{VIEWER_PORT}",
                 "user properties: no reading arrived within 3 s.",
             ],
         ),
