@@ -12,6 +12,8 @@ from stack.tree import printable
 
 # The job that makes the broker's certificates ends when it has made them.
 ENDS = ("certificates", "exited")
+# What a consumer says when the broker sends what it cannot read, again and again.
+UNREADABLE = re.compile("the broker sent a malformed packet, .*")
 # The one reading of `make verify` is always traced, whatever the sampling of the others.
 ALWAYS_SAMPLED = {"OTEL_TRACES_SAMPLER": "always_on"}
 
@@ -82,9 +84,15 @@ class Runtime(ABC):
         """The certificate, as PEM, of the authority that vouches for the broker."""
 
     def away(self) -> dict[str, str]:
-        """The parts that do not run as they should, each with its state."""
+        """The parts that do not run as they should, each with its state, and the reason where its log has one."""
         states = [(name, state) for name, state, _ in self.states() if (name, state) != ENDS]
-        return {name: state for name, state in states if state not in ("healthy", "running")}
+        return {
+            name: state + self._reason(name, state) for name, state in states if state not in ("healthy", "running")
+        }
+
+    def _reason(self, part: str, state: str) -> str:
+        said = UNREADABLE.findall(self.log_text(part)) if state == "unhealthy" else []
+        return f" ({printable(said[-1], 200)})" if said else ""
 
     def trace_logs(self, trace_id: str, part: str | None) -> None:
         """Prints what one part or all have logged inside a trace, in the order of time.

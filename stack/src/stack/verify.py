@@ -144,8 +144,9 @@ def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings
     if batch:
         (process,) = roots(batch)
         console.print(tree(batch))
+        how = f"in a batch of {len(process.links)}" if len(process.links) > 1 else "in a trace that is linked to it"
         console.print(
-            f"One reading, processed in a batch of {len(process.links)}, "
+            f"One reading, processed {how}, "
             f"by the span {process.name} in trace {process.trace_id}: {backend.page(process.trace_id)}"
         )
     elif found:

@@ -17,6 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from mqtt_delivery import received_properties
 from stack.doctor.result import Result, some
 from stack.errors import StackError
 from stack.runtime import Runtime
@@ -109,6 +110,7 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
     def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
         heard.append(_heard(message))
 
+    received_properties.use_for_paho()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.connect_timeout = CONNECT_SECONDS
     client.username_pw_set(settings.mqtt_operator_username, settings.mqtt_operator_password.get_secret_value())
