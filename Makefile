@@ -48,7 +48,7 @@ ps: $(VENV)/ready ## Show the state of each part
 	@$(STACK) ps
 
 # A terminal may have set LINES, to its height.
-logs: $(VENV)/ready ## Show the end of the logs (PART= LINES= FOLLOW=1 TRACE=id)
+logs: $(VENV)/ready ## Show the logs (PART= LINES= FOLLOW=1 TRACE=id)
 	@$(STACK) logs $(PART) $(if $(TRACE),--trace "$$TRACE") $(if $(FOLLOW),--follow) \
 		$(if $(filter command,$(origin LINES)),--lines "$$LINES")
 

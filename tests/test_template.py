@@ -90,6 +90,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     for name in names.rstrip("\0").split("\0"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    # Tests ask git for the files of the project.
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     workspace = Workspace(folder)
     workspace.make_environment()
     for answers in (("NAME=alerter", "OUTPUT=mqtt"), ("NAME=web-alerter",)):

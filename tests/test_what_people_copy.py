@@ -35,7 +35,7 @@ from stack.settings import ROOT
 TOPIC = "sensors/{}/reading"
 # The broker has no topic for another service: this one may be written by the consumer's user.
 OUTPUT_TOPIC = TOPIC.format("dead-letter/sensors/output").removeprefix("sensors/")
-MALFORMED = [b"", b"null", b"{}", b'"text"', b"[null]", bytes(range(256)), b"[" * 5000, b"x" * 600_000]
+MALFORMED = [b"", b"null", b"{}", b'"text"', b"[null]", bytes(range(256)), b"[" * 5000, b"x" * 60_000]
 
 
 @contextmanager
