@@ -35,8 +35,9 @@ def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop:
     assert done.returncode == 1
     assert done.stderr.startswith(hop), done.stderr
     assert hint in done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last == f"{part} is stopped: `make up` starts it, `make logs PART={part}` says what it said."
+    # Others may be unhealthy for want of it.
+    told = f"{part} is stopped: `make up` starts it, `make logs PART={part}` says what it said."
+    assert told in done.stderr.splitlines()
     assert "Traceback" not in done.stderr
 
 

@@ -19,7 +19,7 @@ from scout_local.settings import Settings
 
 ALGORITHM = "RS256"
 # From one address; then nobody there is answered until the minute is over, whatever secret they give.
-WRONG_SECRETS = RateLimitItemPerMinute(30)
+WRONG_SECRETS = RateLimitItemPerMinute(300)
 # RFC 6749 section 5.1: no cache keeps a token.
 NOT_KEPT = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
