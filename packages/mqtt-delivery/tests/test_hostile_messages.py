@@ -134,14 +134,13 @@ def test_too_long_a_topic_is_a_dead_letter_at_once(
     broker: Broker, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     handled = Handled()
-    long = f"{topic}/{'long' * 10_000}"
-    with consuming(broker, f"{topic}/+", handled), connected(broker, "dead-letter/#") as (client, dead):
+    long = f"{topic}/{'long' * 10_000}/reading"
+    with consuming(broker, f"{topic}/#", handled), connected(broker, "dead-letter/#") as (client, dead):
         publish(client, long, b"far away", properties=properties(UserProperty=[("a", "b")]))
         publish(client, f"{topic}/short", b"next")
         eventually(lambda: dead and handled.messages)
     assert handled.payloads == [b"next"]
-    assert dead[0].topic.startswith(f"dead-letter/{topic}/long")
-    assert len(dead[0].topic) < 300
+    assert dead[0].topic == f"dead-letter/{topic}/{'long' * 16}/reading"
     found = user_properties(dead[0])
     assert (found["a"], found["dead-letter-topic"]) == ("b", long)
     assert "more than 1024" in found["dead-letter-reason"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from paho.mqtt.client import MQTTMessage
 
 from mqtt_delivery.acknowledgements import Delivery
-from mqtt_delivery.dead_letters import DeadLetter, shortened
+from mqtt_delivery.dead_letters import DeadLetter, shortened_topic
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,6 @@ class Bounds:
         topic = message._topic  # pyright: ignore[reportPrivateUsage] (likewise)
         if len(topic) <= self.topic_bytes:
             return message
-        shown = MQTTMessage(message.mid, shortened(topic.decode("utf-8", "replace")).encode())
+        shown = MQTTMessage(message.mid, shortened_topic(topic.decode("utf-8", "replace")).encode())
         shown.qos, shown.payload, shown.properties = message.qos, message.payload, message.properties
         return shown

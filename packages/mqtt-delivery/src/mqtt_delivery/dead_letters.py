@@ -17,8 +17,11 @@ REASON = "dead-letter-reason"
 ORIGINAL_TOPIC = "dead-letter-topic"
 # What MQTT allows (MQTT 5.0, 1.5.4).
 MAXIMUM_TOPIC_BYTES = 65_535
-# Of a topic that is too long, so much stays: in that of its dead letter, in spans and in the log.
-SHORTENED_TOPIC_BYTES = 200
+# So much of somebody else's text is in a line of the log.
+SHORTENED_BYTES = 200
+# Of a topic that is too long, so much of each level stays, and of so many levels.
+SHORTENED_LEVEL_BYTES = 64
+SHORTENED_LEVELS = 10
 MAXIMUM_REASON_CHARACTERS = 1000
 # The fixed header, the packet id, and the fields that a tracer adds.
 OVERHEAD_BYTES = 512
@@ -61,7 +64,7 @@ class DeadLetters:
         dead = self._template.replace("{topic}", topic)
         if len(topic.encode()) <= self._topic_bytes and len(dead.encode()) <= MAXIMUM_TOPIC_BYTES:
             return dead
-        return self._template.replace("{topic}", shortened(topic))
+        return self._template.replace("{topic}", shortened_topic(topic))
 
     def put(self, message: mqtt.MQTTMessage, topic: str, reason: str) -> bool:
         """Whether the broker has taken the message.
@@ -88,9 +91,15 @@ class DeadLetters:
         return True
 
 
-def shortened(topic: str) -> str:
-    """The beginning of a topic, short enough for a line of the log."""
-    return topic.encode()[:SHORTENED_TOPIC_BYTES].decode(errors="ignore")
+def shortened(text: str, size: int = SHORTENED_BYTES) -> str:
+    """The beginning of a text: at most so many bytes of UTF-8."""
+    return text.encode()[:size].decode(errors="ignore")
+
+
+def shortened_topic(topic: str) -> str:
+    """The beginning of each level of a topic, so that it still matches the filters that a broker's ACL has."""
+    levels = topic.split("/", SHORTENED_LEVELS)[:SHORTENED_LEVELS]
+    return "/".join(shortened(level, SHORTENED_LEVEL_BYTES) for level in levels)
 
 
 def _properties(user_properties: list[tuple[str, str]]) -> Properties:
