@@ -2,6 +2,7 @@
 
 import fcntl
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -176,6 +177,14 @@ class Stack:
         login = ["-u", settings.mqtt_producer_username, "-P", settings.mqtt_producer_password.get_secret_value()]
         command = ["mosquitto_pub", "-p", str(settings.mqtt_port), *login, "-q", "1", "-t", topic, "-m", payload]
         subprocess.run([*command, *options], check=True, timeout=20)
+
+    def publish_in_foreign_trace(self, device_id: str) -> tuple[str, str, str]:
+        """Publishes a reading as a foreign client that traces; returns its message id, and the trace and span id."""
+        sent = reading(device_id=device_id)
+        trace_id, span_id = f"{uuid4().int:032x}", f"{uuid4().int >> 64:016x}"
+        options = ["-D", "publish", "user-property", "traceparent", f"00-{trace_id}-{span_id}-01"]
+        self.publish_with_mosquitto_pub(f"sensors/{device_id}/reading", json.dumps(sent), "-V", "mqttv5", *options)
+        return str(sent["message_id"]), trace_id, span_id
 
 
 @contextmanager

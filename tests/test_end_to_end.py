@@ -79,11 +79,8 @@ def test_an_unusable_context_becomes_a_tagged_root(stack: Stack, traceparents: l
 
 def test_a_foreign_publishers_trace_goes_on(stack: Stack) -> None:
     since = time.time_ns()
-    sent = reading(device_id="foreign-001")
-    trace_id, span_id = f"{uuid4().int:032x}", f"{uuid4().int >> 64:016x}"
-    options = ["-D", "publish", "user-property", "traceparent", f"00-{trace_id}-{span_id}-01"]
-    stack.publish_with_mosquitto_pub("sensors/foreign-001/reading", json.dumps(sent), "-V", "mqttv5", *options)
-    spans = stack.spans_of("messaging.message.id", str(sent["message_id"]), count=3, since=since)
+    message_id, trace_id, span_id = stack.publish_in_foreign_trace("foreign-001")
+    spans = stack.spans_of("messaging.message.id", message_id, count=3, since=since)
     assert {span.trace_id for span in spans} == {trace_id}
     (root,) = roots(spans)
     assert root.parent_id == span_id

@@ -1,14 +1,12 @@
 """MQTT 3.1.1, batches and traces that are not trusted, end to end."""
 
-import json
 import re
 import time
 from collections.abc import Callable
-from uuid import uuid4
 
 import pytest
 
-from harness import Stack, eventually, reading
+from harness import Stack, eventually
 from stack.trace import roots
 
 
@@ -80,11 +78,8 @@ def test_a_trace_that_is_not_trusted_is_only_linked(new_stack: Callable[..., Sta
     stack = new_stack(TRUST_TRACE_CONTEXT="0", BAGGAGE_KEYS="site.id", INTERVAL_SECONDS="60")
     stack.up()
     since = time.time_ns()
-    sent = reading(device_id="foreign-001")
-    trace_id, span_id = f"{uuid4().int:032x}", f"{uuid4().int >> 64:016x}"
-    options = ["-D", "publish", "user-property", "traceparent", f"00-{trace_id}-{span_id}-01"]
-    stack.publish_with_mosquitto_pub("sensors/foreign-001/reading", json.dumps(sent), "-V", "mqttv5", *options)
-    spans = stack.spans_of("messaging.message.id", str(sent["message_id"]), count=3, since=since)
+    message_id, trace_id, span_id = stack.publish_in_foreign_trace("foreign-001")
+    spans = stack.spans_of("messaging.message.id", message_id, count=3, since=since)
     (process,) = roots(spans)
     assert sorted(span.kind for span in spans) == ["Client", "Consumer", "Server"]
     assert process.trace_id != trace_id

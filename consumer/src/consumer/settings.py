@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, HttpUrl, SecretStr
 
-from service import BrokerSettings
+from service import BrokerSettings, Listed
 
 
 class Settings(BrokerSettings):
@@ -32,7 +32,7 @@ class Settings(BrokerSettings):
     max_topic_bytes: int = Field(default=1024, ge=1, le=65_535, description="a number of bytes, 1 to 65535")
     max_user_properties: int = Field(default=100, ge=0, le=100_000, description="a number of properties, 0 to 100000")
     trust_trace_context: bool = Field(default=True, description="1 or 0")
-    baggage_keys: str = Field(default="", description="keys of baggage entries, with commas between")
+    baggage_keys: Listed[str] = Field(default=(), description="keys of baggage entries, with commas between")
     batch_size: int = Field(default=1, ge=1, le=1000, description="a number of messages, 1 to 1000")
     batch_seconds: float = Field(default=0.2, ge=0, le=60, description="seconds, 0 to 60")
     remembered_ids: int = Field(default=10_000, ge=0, le=1_000_000, description="a number of ids, 0 to 1000000")
@@ -44,5 +44,4 @@ class Settings(BrokerSettings):
         """Options of the instrumentation: whether process spans join the trace that a message names."""
         if self.trust_trace_context:
             return {}
-        keys = [key.strip() for key in self.baggage_keys.split(",")]
-        return {"process_links": True, "baggage_keys": [key for key in keys if key]}
+        return {"process_links": True, "baggage_keys": self.baggage_keys}

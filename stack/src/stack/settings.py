@@ -1,13 +1,12 @@
 """The stack's settings: the environment, then ``.env``, then the defaults that ``.env.example`` documents."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import Port
+from service import Listed, Port
 
 ROOT = Path(__file__).parents[3]
 MOST_CONSUMERS = 16
@@ -37,10 +36,6 @@ _BACKENDS = f"names from {', '.join(BACKENDS)}, with commas between"
 
 # What the Collector opens besides OTLP, and at which port.
 EXTRAS = {"zipkin": "zipkin_receiver_port", "pprof": "collector_pprof_port", "zpages": "collector_zpages_port"}
-
-
-def _split(names: str | Sequence[str]) -> Sequence[str]:
-    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
 
 def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -119,11 +114,9 @@ class Settings(BaseSettings):
     scout_token_url: HttpUrl | None = Field(default=None, description=_URL)
     scout_otlp_endpoint: HttpUrl | None = Field(default=None, description=_URL)
     scout_environment: str = "local"
-    backends: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_are_known)] = Field(
-        default=(), description=_BACKENDS
-    )
-    collector_extras: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_are_extras)] = (
-        Field(default=(), description=f"names from {', '.join(EXTRAS)}, with commas between")
+    backends: Annotated[Listed[str], AfterValidator(_are_known)] = Field(default=(), description=_BACKENDS)
+    collector_extras: Annotated[Listed[str], AfterValidator(_are_extras)] = Field(
+        default=(), description=f"names from {', '.join(EXTRAS)}, with commas between"
     )
     applicationinsights_connection_string: SecretStr | None = None
     tail_sampling_percentage: float | None = Field(

@@ -15,11 +15,14 @@ def _split(names: object) -> object:
     return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
 
+Item = TypeVar("Item")
+
+Listed = Annotated[tuple[Item, ...], NoDecode, BeforeValidator(_split)]
+"""Values with commas between."""
+
 Hosts = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_.-]+)$")], ...],
+    Listed[Annotated[str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_.-]+)$")]],
     Field(min_length=1, description="host names without ports, with commas between; *.example.com for all below it"),
-    NoDecode,
-    BeforeValidator(_split),
 ]
 """The names that others may call a server by, in the Host header of a request."""
 
