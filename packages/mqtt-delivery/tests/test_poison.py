@@ -53,6 +53,7 @@ def p99(
     return statistics.quantiles(ages, n=100)[-1], len(dead), sent
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("does", [fails, fails_slowly])
 def test_a_key_that_fails_does_not_delay_the_others(
     broker: Broker, topic: str, does: Callable[[Message], object]

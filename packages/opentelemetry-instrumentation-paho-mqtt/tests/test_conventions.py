@@ -3,6 +3,7 @@
 """Names of spans and attributes, and templates of topics."""
 
 import socket
+import tracemalloc
 from collections.abc import Callable
 
 import paho.mqtt.client as mqtt
@@ -58,6 +59,18 @@ def test_the_whole_topic_is_in_span_names_where_the_user_asks_for_it(instrument,
 
 def test_a_message_without_a_topic_has_the_operation_as_its_span_name():
     assert Conventions(TopicFilters([]), True).operation("publish", None, "").span_name == "publish"
+
+
+def test_topics_that_differ_and_are_long_leave_no_memory_behind():
+    conventions = Conventions(TopicFilters([]), True)
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            conventions.operation("process", None, f"{number}/{'x' * 30_000}")
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 1_000_000
 
 
 def test_what_holds_for_several_topics_has_no_template():

@@ -54,6 +54,8 @@ MQTT_MISSING_CONTEXT = "mqtt.missing_context"
 MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 
 Attributes = dict[str, AttributeValue]
+# A longer topic, which a stranger may have chosen, would fill the memory of what is remembered.
+REMEMBERED_TOPIC_LENGTH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +68,12 @@ class Conventions:
 
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
         """Describes an operation of a client on a topic, or on none if empty; ``name`` is one of those above."""
+        describe = _remembered_operation if len(topic) <= REMEMBERED_TOPIC_LENGTH else _operation
         if client is None:
-            return _operation(self, name, topic, UNKNOWN, NO_SUBSCRIPTIONS)
+            return describe(self, name, topic, UNKNOWN, NO_SUBSCRIPTIONS)
         state = state_of(client)
         subscriptions = NO_SUBSCRIPTIONS if name == PUBLISH else state.subscriptions
-        return _operation(self, name, topic, state.connection(client), subscriptions)
+        return describe(self, name, topic, state.connection(client), subscriptions)
 
     def batch_operation(self, name: str, client: Client | None, topics: set[str]) -> Operation:
         """Describes an operation on several topics at once: by what holds for each of them."""
@@ -144,7 +147,6 @@ def _common(some: Mapping[str, AttributeValue], others: Mapping[str, AttributeVa
     return {name: value for name, value in some.items() if others.get(name) == value}
 
 
-@lru_cache(maxsize=1024)
 def _operation(
     conventions: Conventions, name: str, topic: str, connection: Connection, subscriptions: Subscriptions
 ) -> Operation:
@@ -164,3 +166,6 @@ def _operation(
         attributes[MESSAGING_DESTINATION_NAME] = topic
     destination = topic if conventions.topics_in_span_names else template
     return Operation(f"{name} {destination}" if destination else name, attributes, metric_attributes)
+
+
+_remembered_operation = lru_cache(maxsize=1024)(_operation)
