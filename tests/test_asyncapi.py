@@ -209,6 +209,7 @@ def test_the_topics_are_those_that_the_broker_lets_through() -> None:
     assert sorted(re.sub(r"{\w+}", "+", address) for address in addresses) == sorted(written)
 
 
+@pytest.mark.stack
 def test_asyncapis_own_parser_takes_it() -> None:
     if shutil.which("npm") is None:
         pytest.skip("AsyncAPI's parser needs npm, which is not installed here")

@@ -11,10 +11,14 @@ from uv import find_uv_bin
 
 from stack.settings import ROOT
 
+# It makes whole environments.
+pytestmark = pytest.mark.stack
+
 PACKAGES = sorted(path.parent for folder in ("*", "*/*") for path in ROOT.glob(f"{folder}/pyproject.toml"))
 # Imports every module of our packages that is not a test, as a part of the stack may.
 IMPORT_ALL = """
 import importlib, pathlib, sys
+
 for source in map(pathlib.Path, sys.argv[1:]):
     for file in source.rglob("*.py"):
         names = file.relative_to(source).with_suffix("").parts

@@ -21,6 +21,9 @@ from stack.part import local_url
 from stack.settings import ROOT
 from stack.trace import children, roots
 
+# It installs and tests whole projects.
+pytestmark = pytest.mark.stack
+
 BIN = Path(sys.executable).parent
 RUFF, PYRIGHT, PYTEST = (str(BIN / name) for name in ("ruff", "pyright", "pytest"))
 TRACED = "test_what_it_does_with_a_reading_is_part_of_the_readings_trace"
@@ -180,6 +183,7 @@ TRY_ALL = """
 import json, sys
 from stack.errors import StackError
 from new_service import new_service
+
 for name, answers, _ in json.loads(sys.argv[1]):
     try:
         new_service(name, answers)

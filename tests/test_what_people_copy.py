@@ -32,6 +32,9 @@ from harness import Stack, eventually, reading
 from stack.part import answers, local_url
 from stack.settings import ROOT
 
+# It starts brokers and services, and keeps them busy.
+pytestmark = pytest.mark.stack
+
 TOPIC = "sensors/{}/reading"
 # The broker has no topic for another service: this one may be written by the consumer's user.
 OUTPUT_TOPIC = TOPIC.format("dead-letter/sensors/output").removeprefix("sensors/")

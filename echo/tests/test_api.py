@@ -16,6 +16,7 @@ from echo.app import MAX_BODY_BYTES, app
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
+@pytest.mark.stack
 @pytest.mark.timeout(600)
 @schema.parametrize()
 @settings(derandomize=True, max_examples=300, deadline=None)
