@@ -236,12 +236,16 @@ class Example:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
+    def started(self, name: str) -> subprocess.Popen[str]:
+        """Starts it."""
+        command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self._environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
         """Runs it until the block ends."""
-        command = [sys.executable, str(EXAMPLES / f"{name}.py")]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, env=self._environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+        with self.started(name) as process:
             yield
             process.terminate()
             _, errors = process.communicate(timeout=20)
@@ -283,6 +287,22 @@ def test_the_publisher_of_the_docs_starts_a_trace_that_goes_to_echo(example: Exa
     (process,) = example.spans(path)
     assert process.attributes["messaging.message.id"]
     example.spans(path + TO_ECHO)
+
+
+def test_publisher_and_subscriber_by_hand_are_one_trace_that_goes_to_echo_too(example: Example) -> None:
+    with example.started("by_hand_subscriber") as subscriber:
+        assert subscriber.stdout is not None
+        assert subscriber.stdout.readline() == "subscribed to sensors/own-001/reading\n"
+        example.run("by_hand_publisher")
+        received, errors = subscriber.communicate(timeout=20)
+    assert (subscriber.returncode, errors) == (0, "")
+    publish = "publish sensors/own-001/reading by-hand-publisher"
+    process = f"{publish} > process sensors/own-001/reading"
+    (by_hand,) = example.spans(f"{process} by-hand-subscriber")
+    (echo,) = example.spans(f"{process} consumer{TO_ECHO}")
+    assert by_hand.trace_id == echo.trace_id
+    # On the wire was the span that the process span is below.
+    assert f"'traceparent': '00-{by_hand.trace_id}-{by_hand.parent_id}-" in received
 
 
 def test_the_subscriber_of_the_docs_works_inside_the_trace(example: Example) -> None:
