@@ -1,6 +1,7 @@
 """Publishes one reading in a trace of its own, by hand: without the instrumentation."""
 
 import os
+import threading
 
 import paho.mqtt.client as mqtt
 from opentelemetry import trace
@@ -30,8 +31,11 @@ def main() -> None:
     set_up("by-hand-publisher")
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.username_pw_set("producer", "producer-secret")
+    connected = threading.Event()
+    client.on_connect = lambda *_: connected.set()
     client.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))
     client.loop_start()
+    connected.wait(timeout=10)
     publish(client, "sensors/own-001/reading", new_reading())
     client.disconnect()
     client.loop_stop()

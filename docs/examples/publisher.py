@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -38,8 +39,11 @@ def main() -> None:
     PahoMqttInstrumentor().instrument(publish_hook=set_message_id)
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.username_pw_set("producer", "producer-secret")
+    connected = threading.Event()
+    client.on_connect = lambda *_: connected.set()
     client.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))
     client.loop_start()
+    connected.wait(timeout=10)
     client.publish("sensors/own-001/reading", new_reading(), qos=1).wait_for_publish(timeout=10)
     client.disconnect()
     client.loop_stop()
