@@ -14,21 +14,24 @@ import pytest
 
 from harness import Stack, eventually
 from stack.settings import ROOT
-from workshop import BLOCK, MINE, WORKSHOP, answers_file, answers_to, blocks
-from workshop.exercises import EXERCISES, READING, Evidence, kinds, still_missing
+from workshop import BLOCK, SECTION, answers_file, answers_to, blocks
+from workshop.exercises import EXERCISES, MINE, READING, WORKSHOP, Evidence, kinds, still_missing
 
 # What the check says of a stack on which nobody has begun.
 BEGINNING = {
     "1": "workshop/mine/1.env has no READING_TRACE=: the id of the trace that `make verify` printed",
     "2": "the backend holds no span with mqtt.missing_context=true: start the producer with MQTT_PROTOCOL=3.1.1",
     "3": "no reading with QoS 0 has arrived at the consumer: .venv/bin/python workshop/publisher.py --qos 0",
-    "4": "no span of a service called alerter: set up OpenTelemetry in workshop/mine/4-alerter.py, and run it",
-    "5": "no span in the last 20 traces links to another: start the consumer with BATCH_SIZE=5",
+    "4": "workshop/mine/4-by-hand.py is not there: `cp workshop/alerter.py workshop/mine/4-by-hand.py`",
+    "5": "workshop/mine/5-digest.py is not there: `cp workshop/digest.py workshop/mine/5-digest.py`",
     "6": "no reading of workshop-001 is in the dead letters: .venv/bin/python workshop/publisher.py --broken",
     "7": "the Collector has not had to try an export again: `make down PART=gateway`, and publish",
     "8": "no spans of consumer and echo with site.id=workshop: "
-    ".venv/bin/python workshop/publisher.py --baggage site.id=workshop",
+    ".venv/bin/python workshop/publisher.py --baggage site.id=workshop --baggage visitor=Ada",
+    "9": "workshop/mine/9.env has no UNSAMPLED_READING=: "
+    "the message_id of a reading that was processed but has no trace",
 }
+QUESTION = re.compile(r"^(\d)\. (.*?)(?=^\S|\Z)", re.M | re.S)
 PAGES = {exercise: next(WORKSHOP.glob(f"{exercise}-*.md")) for exercise in EXERCISES}
 
 
@@ -129,7 +132,7 @@ def test_an_exercise_can_be_checked_solved_and_taken_back(stack: Stack, exercise
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_all_that_is_typed_is_where_the_solution_finds_it(exercise: str) -> None:
     page = PAGES[exercise]
-    headings = ("Steps", "Check", "Solution", "Take it back")
+    headings = ("Steps", "Hints", "Check", "Solution", "Take it back")
     assert re.findall("^## (.*)$", page.read_text(), re.M) == list(headings)
     assert [block for heading in headings for block in blocks(page, heading)] == BLOCK.findall(page.read_text())
     # A name that is asked for is explained.
@@ -138,8 +141,8 @@ def test_all_that_is_typed_is_where_the_solution_finds_it(exercise: str) -> None
 
 def test_the_minutes_of_the_exercises_are_those_of_the_workshop() -> None:
     words = {"Ten": 10, "Twenty": 20}
-    minutes = {number: words[re.findall(r"(\w+) minutes\.", page.read_text())[0]] for number, page in PAGES.items()}
-    assert sum(minutes.values()) == 90
+    minutes = {number: words[re.findall(r"(\w+)\s+minutes\.", page.read_text())[0]] for number, page in PAGES.items()}
+    assert f"about {sum(minutes.values())} minutes" in (WORKSHOP / "README.md").read_text()
     for page, row in (("README.md", r"\[(\d)\. .*\| (\d+) \|"), ("facilitator.md", r"^\| (\d) \| (\d+) \|")):
         table = re.findall(row, (WORKSHOP / page).read_text(), re.M)
         assert {number: int(given) for number, given in table} == minutes
@@ -188,8 +191,8 @@ def test_what_was_made_of_a_solution_is_not_deleted(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "EXERCISE is not set; it is the number of an exercise, 1 to 8"),
-        (("EXERCISE=9",), "EXERCISE is '9'; it must be the number of an exercise, 1 to 8"),
+        ((), "EXERCISE is not set; it is the number of an exercise, 1 to 9"),
+        (("EXERCISE=0",), "EXERCISE is '0'; it must be the number of an exercise, 1 to 9"),
     ],
 )
 def test_an_exercise_that_is_none_is_named(stack: Stack, command: str, given: tuple[str, ...], said: str) -> None:
@@ -198,28 +201,84 @@ def test_an_exercise_that_is_none_is_named(stack: Stack, command: str, given: tu
     assert done.stderr.splitlines()[0] == f"error: {said}"
 
 
-def test_the_check_tells_how_far_somebody_has_come_by_hand(stack: Stack, tmp_path: Path) -> None:
-    # The backend forgets what the exercise itself has left there.
-    make(stack, "down")
-    stack.up()
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_each_question_has_its_answer_in_the_solution(exercise: str) -> None:
+    sections = dict(SECTION.findall(PAGES[exercise].read_text()))
+    asked = [number for number, text in QUESTION.findall(sections["Steps"]) if "?" in text]
+    assert asked
+    assert re.findall(r"^- \*\*(\d)\.\*\* ", sections["Solution"], re.M) == asked
+
+
+def in_mine(name: str, text: str) -> Path:
+    """A program of somebody who does an exercise by hand."""
+    program = MINE / name
+    program.write_text(text)
+    return program
+
+
+def run(stack: Stack, program: Path) -> None:
+    """Runs it to its end, which is when its spans have been sent."""
+    subprocess.run([sys.executable, str(program)], env=stack.environment, check=True, timeout=60, capture_output=True)
+
+
+def without(text: str, lines: tuple[str, ...]) -> str:
+    for line in lines:
+        assert line in text
+        text = text.replace(line, "")
+    return text
+
+
+@pytest.fixture
+def no_own_programs() -> Iterator[None]:
+    """None is left behind."""
+    yield
+    for program in MINE.glob("*.py"):
+        program.unlink()
+
+
+@pytest.mark.usefixtures("no_own_programs")
+def test_the_check_tells_how_far_somebody_has_come_by_hand(stack: Stack) -> None:
     solution = (WORKSHOP / "solutions" / "alerter_by_hand.py").read_text().replace("READINGS = 5", "READINGS = 1")
-    # In this order: what is in the backend stays there, so each run leaves out less than the one before.
+    below = "        context=extract(dict(user_properties)),\n"
+    by_library = in_mine("4-by-library.py", (WORKSHOP / "solutions" / "alerter_by_library.py").read_text())
+    # Also the last one: what was right before the program was changed does not count.
     for left_out, said in (
-        (
-            ("        kind=SpanKind.CONSUMER,\n", "        context=extract(dict(user_properties)),\n"),
-            "is INTERNAL; that of",
-        ),
-        (("        context=extract(dict(user_properties)),\n",), "is not below a publish span"),
+        (("        kind=SpanKind.CONSUMER,\n", below), "is INTERNAL; that of"),
+        ((below,), "is not below a publish span"),
         (('            "messaging.system": "mqtt",\n',), "lacks the attribute messaging.system"),
-        ((), "no process span by the library"),
+        ((), "no process span by the library since"),
+        ((below,), "is not below a publish span"),
     ):
-        program = tmp_path / "alerter.py"
-        text = solution
-        for line in left_out:
-            assert line in text
-            text = text.replace(line, "")
-        program.write_text(text)
-        subprocess.run(
-            [sys.executable, str(program)], env=stack.environment, check=True, timeout=60, capture_output=True
-        )
+        program = in_mine("4-by-hand.py", without(solution, left_out))
+        assert missing(stack, "4") == [
+            f"no span of a service called alerter since workshop/mine/{program.name} was changed: "
+            "set up OpenTelemetry in it, and run it"
+        ]
+        run(stack, program)
         eventually(lambda said=said: [line for line in missing(stack, "4") if said in line], seconds=10)
+    by_library.unlink()
+    in_mine("4-by-hand.py", solution)
+    run(stack, MINE / "4-by-hand.py")
+    said = "workshop/mine/4-by-library.py is not there: `cp workshop/mine/4-by-hand.py workshop/mine/4-by-library.py`"
+    eventually(lambda: missing(stack, "4") == [said], seconds=10)
+
+
+@pytest.mark.usefixtures("no_own_programs")
+def test_the_check_tells_what_is_wrong_with_a_batch(stack: Stack) -> None:
+    solution = (WORKSHOP / "solutions" / "digest_with_links.py").read_text()
+    line = "with process_batch(received, client=client):"
+    tracer = "with trace.get_tracer('digest').start_as_current_span('batch'"
+    for wrong, said in (
+        (f"{tracer}):", "batch of digest: 0 of its 0 links lead to the publish span of a reading"),
+        (f"{tracer}, extract(dict(message.properties.UserProperty))):", "has one of its readings as parent"),
+        ("with process_batch(received[:3], client=client):", "3 of its 3 links lead to the publish span of a reading"),
+        (line, "5.env has no BATCH_TRACE="),
+    ):
+        assert line in solution
+        text = solution.replace(line, wrong).replace(
+            "import paho", "from opentelemetry.propagate import extract\nimport paho", 1
+        )
+        program = in_mine("5-digest.py", text)
+        assert missing(stack, "5")[0].startswith("no span of a service called digest since ")
+        run(stack, program)
+        eventually(lambda said=said: [line for line in missing(stack, "5") if said in line], seconds=10)

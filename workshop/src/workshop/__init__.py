@@ -24,10 +24,8 @@ from stack.errors import StackError
 from stack.runtime import Runtime
 from stack.settings import ROOT, Settings
 from stack.show import local_viewer
-from workshop.exercises import EXERCISES, Evidence, still_missing
+from workshop.exercises import EXERCISES, MINE, WORKSHOP, Evidence, still_missing
 
-WORKSHOP = ROOT / "workshop"
-MINE = WORKSHOP / "mine"
 # By then what was just done has arrived at the backend.
 PATIENCE_SECONDS = 3.0
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)

@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stack.runtime import Runtime
-from stack.trace import Span, children, roots
+from stack.settings import ROOT
+from stack.trace import Span, children
 from stack.viewer import Viewer
 
+WORKSHOP = ROOT / "workshop"
+# What a person makes.
+MINE = WORKSHOP / "mine"
 READING = ["Client", "Consumer", "Producer", "Server"]
 TOPIC = "sensors/workshop-001/reading"
 PUBLISH = ".venv/bin/python workshop/publisher.py"
 # A reading that waited for so long at the broker waited for a consumer.
 WAITED_NANOSECONDS = 10**9
 RECENT_READINGS = 20
+READINGS_IN_A_BATCH = 5
 TRACE_ID = re.compile("[0-9a-f]{32}")
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 
@@ -37,6 +42,18 @@ class Evidence:
     def traces(self, name: str, value: str) -> list[list[Span]]:
         """The traces with a span that has this attribute, the newest first."""
         return [self.viewer.trace(found) for found in self.viewer.trace_ids(0, time.time_ns(), (name, value))]
+
+    def own_runs(self, service: str, program: str) -> Iterator[tuple[Span, list[Span]]]:
+        """The spans of a service, the newest first, each with its trace: only those of a program as it is now.
+
+        Args:
+            service: Its ``service.name``.
+            program: A file in ``workshop/mine``. What it did before it was changed last does not count.
+        """
+        changed = (MINE / program).stat().st_mtime_ns
+        for trace_id in self.viewer.trace_ids_of(service, changed, time.time_ns()):
+            spans = self.viewer.trace(trace_id)
+            yield from ((span, spans) for span in spans if span.service == service and span.start > changed)
 
     def processed(self) -> list[str]:
         """The ids of the readings that the consumer has processed, by its own word, in their order."""
@@ -136,53 +153,80 @@ def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
 
 
 def instrument_a_service(evidence: Evidence) -> Iterator[str]:
-    """Process spans of the alerter, below the publish span: by hand and by the library."""
-    ids = evidence.viewer.trace_ids_of("alerter", 0, time.time_ns())
-    traces = [evidence.viewer.trace(trace_id) for trace_id in ids]
-    own = [(span, spans) for spans in traces for span in spans if span.service == "alerter"]
+    """Process spans of the alerter below the publish span: of the program by hand, and of that with the library."""
+    by_hand, by_library = "4-by-hand.py", "4-by-library.py"
+    if missing := _not_there(by_hand, f"cp workshop/alerter.py workshop/mine/{by_hand}"):
+        yield missing
+        return
+    # The library alone says where the context was from.
+    runs = list(evidence.own_runs("alerter", by_hand))
+    own = [(span, spans) for span, spans in runs if "messaging.mqtt.context_source" not in span.attributes]
     if not own:
-        yield "no span of a service called alerter: set up OpenTelemetry in workshop/mine/4-alerter.py, and run it"
+        yield f"no span of a service called alerter {_since(by_hand)}: set up OpenTelemetry in it, and run it"
         return
     if not any(span.kind == "Consumer" for span, _ in own):
         yield f"the kind of {own[0][0].name} is {own[0][0].kind.upper()}; that of a process span is CONSUMER"
         return
-    below = [span for span, spans in own if any(span in children(spans, parent) for parent in publishes(spans))]
+    below = [span for span, spans in own if _is_below_publish(span, spans)]
     if not below:
         yield f"{own[0][0].name} of the alerter is not below a publish span: extract the context, and start it in that"
         return
-    # The library alone says where the context was from.
-    by_library = [span for span in below if "messaging.mqtt.context_source" in span.attributes]
-    by_hand = [span for span in below if span not in by_library]
-    if not by_hand:
-        yield "no process span by hand: make one in on_message, without the library"
     for name in ("messaging.system", "messaging.operation.type", "messaging.destination.name"):
-        if by_hand and not any(name in span.attributes for span in by_hand):
+        if not any(name in span.attributes for span in below):
             yield f"the process span by hand lacks the attribute {name}"
-    if not by_library:
-        yield "no process span by the library: PahoMqttInstrumentor().instrument() in place of your own span"
+    if missing := _not_there(by_library, f"cp workshop/mine/{by_hand} workshop/mine/{by_library}"):
+        yield missing
+    elif not any(
+        "messaging.mqtt.context_source" in span.attributes and _is_below_publish(span, spans)
+        for span, spans in evidence.own_runs("alerter", by_library)
+    ):
+        line = "PahoMqttInstrumentor().instrument() in place of your own span"
+        yield f"no process span by the library {_since(by_library)}: {line}, and run it"
 
 
-def publishes(spans: list[Span]) -> list[Span]:
-    """The publish spans of a trace."""
-    return [span for span in spans if span.kind == "Producer"]
+def _not_there(program: str, command: str) -> str | None:
+    return None if (MINE / program).exists() else f"workshop/mine/{program} is not there: `{command}`"
+
+
+def _since(program: str) -> str:
+    return f"since workshop/mine/{program} was changed"
+
+
+def _is_below_publish(span: Span, spans: list[Span]) -> bool:
+    return any(span in children(spans, parent) for parent in spans if parent.kind == "Producer")
 
 
 def process_a_batch(evidence: Evidence) -> Iterator[str]:
-    """A batch, and one of the readings that it is linked to."""
-    recent = [evidence.viewer.trace(found) for found in evidence.viewer.trace_ids(0, time.time_ns())[:RECENT_READINGS]]
-    # One message is linked to its publish span too, in its own trace.
-    if not any(trace_id != span.trace_id for spans in recent for span in spans for trace_id, _ in span.links):
-        yield f"no span in the last {RECENT_READINGS} traces links to another: start the consumer with BATCH_SIZE=5"
+    """A span over five readings that is linked to the publish span of each, and the reading that waited longest."""
+    program = "5-digest.py"
+    if missing := _not_there(program, f"cp workshop/digest.py workshop/mine/{program}"):
+        yield missing
         return
-    batch, reading = evidence.trace("BATCH_TRACE"), evidence.trace("READING_TRACE")
-    links = {trace_id for span in roots(batch) for trace_id, _ in span.links}
-    if batch and len(links) < 2:
-        yield "the root of BATCH_TRACE has no links to several traces"
-    elif links and reading and reading[0].trace_id not in links:
-        yield "the process span of BATCH_TRACE has no link to READING_TRACE; open its links in the viewer"
-    answer = evidence.answers.get("READINGS")
-    if links and answer and answer != str(len(links)):
-        yield f"READINGS is {answer}; count the links of the process span, or read messaging.batch.message_count"
+    runs = list(evidence.own_runs("digest", program))
+    if not runs:
+        yield f"no span of a service called digest {_since(program)}: open one around summarise(), and run it"
+        return
+    batch = next((span for span, _ in runs if span.links), runs[0][0])
+    if batch.parent_id:
+        yield f"{batch.name} of digest has one of its readings as parent: make it a root, with a link to each of them"
+        return
+    published = [
+        span
+        for trace_id, span_id in set(batch.links)
+        for span in evidence.viewer.trace(trace_id)
+        if (span.span_id, span.kind) == (span_id, "Producer")
+    ]
+    if len(published) < READINGS_IN_A_BATCH:
+        found = f"{len(published)} of its {len(batch.links)} links lead to the publish span of a reading"
+        yield f"{batch.name} of digest: {found}; it needs a link to each of {READINGS_IN_A_BATCH}"
+        return
+    answer = evidence.answers.get("BATCH_TRACE")
+    if answer and answer != batch.trace_id:
+        yield f"BATCH_TRACE is {answer}, which is not the trace of your newest batch; search for service.name = digest"
+    waited = min(published, key=lambda span: span.start).attributes.get("messaging.message.id")
+    answer = evidence.answers.get("WAITED_READING")
+    if answer and answer != waited:
+        yield f"WAITED_READING is {answer}; follow each link of the batch, and compare when the readings were published"
 
 
 def follow_a_dead_letter(evidence: Evidence) -> Iterator[str]:
@@ -211,20 +255,32 @@ def outlive_the_collector(evidence: Evidence) -> Iterator[str]:
     yield from _lost(evidence, "LOST_READING")
 
 
-def sample(evidence: Evidence) -> Iterator[str]:
-    """Baggage that became attributes, and a reading that was processed without a trace."""
+def send_baggage(evidence: Evidence) -> Iterator[str]:
+    """A reading with two entries of baggage, and the one that became an attribute."""
     if not any(_has_site(spans) for spans in evidence.traces("messaging.destination.name", TOPIC)):
-        yield f"no spans of consumer and echo with site.id=workshop: {PUBLISH} --baggage site.id=workshop"
-    recent = evidence.processed()[-RECENT_READINGS:]
-    if all(evidence.is_whole(message_id) for message_id in recent):
-        yield f"each of the last {len(recent)} readings has its trace: start the stack with a ratio below 1"
+        options = "--baggage site.id=workshop --baggage visitor=Ada"
+        yield f"no spans of consumer and echo with site.id=workshop: {PUBLISH} {options}"
         return
-    yield from _lost(evidence, "UNSAMPLED_READING")
+    spans = evidence.trace("BAGGAGE_TRACE")
+    if spans and not _has_site(spans):
+        yield "BAGGAGE_TRACE is not that of a reading with your baggage; publisher.py prints its id"
+    answer = evidence.answers.get("ATTRIBUTE")
+    if answer and answer != "site.id":
+        yield f"ATTRIBUTE is {answer}; look for both names among the attributes of POST /echo"
 
 
 def _has_site(spans: list[Span]) -> bool:
     away = [span for span in spans if span.kind in ("Consumer", "Server")]
     return len(away) == 2 and all(span.attributes.get("site.id") == "workshop" for span in away)
+
+
+def sample(evidence: Evidence) -> Iterator[str]:
+    """A reading that was processed without a trace."""
+    recent = evidence.processed()[-RECENT_READINGS:]
+    if all(evidence.is_whole(message_id) for message_id in recent):
+        yield f"each of the last {len(recent)} readings has its trace: start the stack with a ratio below 1"
+        return
+    yield from _lost(evidence, "UNSAMPLED_READING")
 
 
 def _lost(evidence: Evidence, name: str) -> Iterator[str]:
@@ -255,9 +311,8 @@ EXERCISES = {
     "4": Exercise({}, instrument_a_service),
     "5": Exercise(
         {
-            "BATCH_TRACE": "the id of the trace of a batch",
-            "READINGS": "how many readings are in it",
-            "READING_TRACE": "the id of the trace of one of them",
+            "BATCH_TRACE": "the id of the trace of your batch",
+            "WAITED_READING": "the message_id of the reading in it that had waited longest",
         },
         process_a_batch,
     ),
@@ -272,5 +327,12 @@ EXERCISES = {
         {"LOST_READING": "the message_id of a reading that was processed, but has no whole trace"},
         outlive_the_collector,
     ),
-    "8": Exercise({"UNSAMPLED_READING": "the message_id of a reading that was processed but has no trace"}, sample),
+    "8": Exercise(
+        {
+            "BAGGAGE_TRACE": "the id of the trace of a reading with your baggage",
+            "ATTRIBUTE": "the name of the entry that became an attribute",
+        },
+        send_baggage,
+    ),
+    "9": Exercise({"UNSAMPLED_READING": "the message_id of a reading that was processed but has no trace"}, sample),
 }
