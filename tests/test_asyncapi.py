@@ -17,6 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from echo.app import Reading
 from harness import Stack, eventually
+from mqtt_delivery import Consumer
+from service import BrokerSettings
 from stack.settings import ROOT
 
 TEXT = (ROOT / "asyncapi.yaml").read_text()
@@ -144,13 +146,18 @@ def messages(stack: Stack) -> list[Received]:
     client.connect("127.0.0.1", settings.mqtt_port)
     # Not the reading that is none.
     client.subscribe([(f"sensors/{name}/reading", 2) for name in ("sensor-001", "sensor-002", "sensor-003")])
-    client.subscribe("dead-letter/#", 2)
+    client.subscribe([("dead-letter/#", 2), ("heartbeat/#", 2)])
     client.loop_start()
     eventually(lambda: len(subscribed) == 2)
+    # The stack's consumer has readings enough.
+    password = settings.mqtt_consumer_password
+    idle = BrokerSettings(mqtt_port=settings.mqtt_port).new_client("idle", settings.mqtt_consumer_username, password)
+    consumer = Consumer(idle, "sensors/idle/reading", lambda message: None).connect("127.0.0.1", settings.mqtt_port)
     traceparent = f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"
     options = ["-V", "mqttv5", "-D", "publish", "user-property", "traceparent", traceparent]
     stack.publish_with_mosquitto_pub("sensors/broken/reading", "no JSON", *options)
-    eventually(lambda: len({message.topic for message in received}) == 4)
+    eventually(lambda: consumer.healthy and len({message.topic for message in received}) == 5)
+    consumer.stop()
     client.disconnect()
     client.loop_stop()
     return received
@@ -204,7 +211,7 @@ def test_the_payload_is_what_echo_takes() -> None:
 
 def test_the_topics_are_those_that_the_broker_lets_through() -> None:
     acl = (ROOT / "mosquitto" / "acl").read_text()
-    written = re.findall(r"^topic write (\S+)$", acl, re.M)
+    written = re.findall(r"^topic (?:read)?write (\S+)$", acl, re.M)
     addresses = [channel["address"] for channel in yaml.safe_load(TEXT)["channels"].values()]
     assert sorted(re.sub(r"{\w+}", "+", address) for address in addresses) == sorted(written)
 
@@ -218,4 +225,4 @@ def test_asyncapis_own_parser_takes_it() -> None:
     subprocess.run(install, check=True, capture_output=True, timeout=240)
     check = ["node", str(folder / "validate.mjs"), "asyncapi.yaml"]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "asyncapi.yaml is valid: 2 channels, 3 operations\n"), done.stdout
+    assert (done.returncode, done.stdout) == (0, "asyncapi.yaml is valid: 3 channels, 4 operations\n"), done.stdout

@@ -35,7 +35,7 @@ def new_consumer(settings: Settings, client_id: str) -> Consumer:
         remembered_ids=settings.remembered_ids,
         made_at=made_at,
         silent_seconds=settings.silent_seconds,
-        dropped_topic="$SYS/broker/publish/messages/dropped",
+        heartbeat=settings.mqtt_heartbeat,
     )
 
 

@@ -14,6 +14,7 @@ class Settings(BrokerSettings):
     mqtt_consumer_username: str = "consumer"
     mqtt_consumer_password: SecretStr = SecretStr("consumer-secret")
     mqtt_client_id: str = Field(default="consumer", min_length=1, description="a name that no other client has")
+    mqtt_heartbeat: bool = Field(default=True, description="1 or 0")
     topic_filter: str = Field(default="sensors/+/reading", min_length=1, description="an MQTT topic filter")
     consumers: int = Field(default=1, ge=1, description="a number of consumers, 1 or more")
     share_name: str = Field(

@@ -4,7 +4,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -45,7 +45,7 @@ def listens(port: int) -> bool:
 class Broker:
     """A Mosquitto that can be ended, started again, and given other settings meanwhile.
 
-    It refuses what is published below ``forbidden/``.
+    It refuses what is published below ``forbidden/``, and more where a test denies it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,12 +53,16 @@ class Broker:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.settings = ["max_queued_messages 100000"]
-        (folder / "acl").write_text("topic readwrite #\ntopic deny forbidden/#\n")
+        self.deny("forbidden/#")
+
+    def deny(self, topic_filter: str) -> None:
+        """From its next start on."""
+        (self._folder / "acl").write_text(f"topic readwrite #\ntopic deny {topic_filter}\n")
 
     def start(self) -> None:
         lines = [
             "user root",
-            "allow_anonymous true",
+            *(["allow_anonymous true"] if "allow_anonymous false" not in self.settings else []),
             f"log_dest file {self._folder}/log",
             "persistence true",
             f"persistence_location {self._folder}/",
@@ -73,8 +77,12 @@ class Broker:
     def stop(self, forget: bool = False) -> None:
         """Ends it as an ordinary restart does; it keeps the sessions unless it is to forget them."""
         assert self._process is not None
-        self._process.terminate()
-        self._process.wait(30)
+        for _ in range(15):
+            self._process.terminate()
+            # It overlooks a signal that comes while it starts.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(2)
+                break
         if forget:
             (self._folder / "mosquitto.db").unlink(missing_ok=True)
 

@@ -40,7 +40,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from tenacity import wait_fixed
 
-from mqtt_delivery import Consumer, Message, PublishError, Reject, Retry, check_answer, session
+from mqtt_delivery import Consumer, Message, PublishError, Reject, Retry, check_answer
 from mqtt_delivery.keys import KeysHeard
 from mqtt_delivery.seen import Seen
 
@@ -374,26 +374,13 @@ def test_a_lost_session_is_said(
 def test_a_session_that_the_broker_shortens_is_said(caplog: pytest.LogCaptureFixture) -> None:
     said: list[str] = []
     client: Any = new_client()
-    Consumer(client, "a", Handled(), on_session_lost=said.append)
+    Consumer(client, "a", Handled(), on_session_lost=said.append, heartbeat=False)
     connack = Properties(PacketTypes.CONNACK)
     connack.SessionExpiryInterval = 60
-    taken = SimpleNamespace(is_failure=False)
+    taken = SimpleNamespace(is_failure=False, value=0)
     for present in (False, True):
         client.on_connect(client, None, SimpleNamespace(session_present=present), taken, connack)
     assert said == ["the broker keeps the session for 60 s, not for 3600 s"]
-
-
-def test_a_refused_connection_and_a_refused_subscription_are_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    client: Any = new_client()
-    consumer = Consumer(client, "a", Handled())
-    refused = SimpleNamespace(is_failure=True)
-    client.on_connect(client, None, SimpleNamespace(), refused, None)
-    client.on_subscribe(client, None, 1, [refused], None)
-    assert "refuses the connection" in caplog.text
-    assert "refuses the subscription to a" in caplog.text
-    assert not consumer.healthy
 
 
 @pytest.mark.parametrize(
@@ -404,42 +391,6 @@ def test_wrong_numbers_are_errors_of_the_caller(options: dict[str, int]) -> None
         Consumer(new_client(), "a", Handled(), **options)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="MQTTv5"):
         Consumer(mqtt.Client(CallbackAPIVersion.VERSION2), "a", Handled())
-
-
-def test_a_broker_that_does_not_answer_is_noticed(
-    own_broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, seconds in {"ASK": 0.2, "UNHEALTHY": 1.0, "SILENCE": 2.0}.items():
-        monkeypatch.setattr(session, f"{name}_SECONDS", seconds)
-    client = new_client("worker")
-    consumer = Consumer(client, topic, Handled()).connect("127.0.0.1", own_broker.port)
-    beats: list[float] = []
-    results: list[bool] = []
-    thread = threading.Thread(
-        target=lambda: results.append(consumer.run(threading.Event(), lambda: beats.append(time.monotonic())))
-    )
-    thread.start()
-    # Without a message, its answers keep it healthy.
-    eventually(lambda: len(beats) >= 4)
-    own_broker.signal(signal.SIGSTOP)
-    try:
-        thread.join(20)
-        assert results == [False]
-        assert "nothing comes from the broker although the connection stands" in caplog.text
-    finally:
-        own_broker.signal(signal.SIGCONT)
-    consumer.stop()
-
-
-def test_drops_of_the_broker_are_said(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
-    counter = f"{topic}-drops"
-    with (
-        consuming(broker, topic, Handled(), dropped_topic=counter) as consumer,
-        connected(broker) as (client, _),
-    ):
-        publish(client, counter, b"5", b"5", b"no number", b"8")
-        eventually(lambda: "the broker has dropped 3 messages: a queue was full" in caplog.text)
-        assert consumer.healthy
 
 
 def test_a_handler_publishes_and_its_message_is_acknowledged_after_that(broker: Broker, topic: str) -> None:

@@ -281,6 +281,11 @@ class AnsweringClient:
     def max_inflight_messages_set(self, number: int) -> None:
         pass
 
+    keepalive = 0
+
+    def enable_logger(self, logger: object) -> None:
+        pass
+
     def is_connected(self) -> bool:
         return True
 
@@ -364,7 +369,7 @@ def test_no_acknowledgement_on_a_standing_connection_is_not_healthy(monkeypatch:
 def test_a_connection_that_is_refused_is_said(caplog: pytest.LogCaptureFixture) -> None:
     client: Any = AnsweringClient()
     publisher = Publisher(client)
-    client.on_connect(client, None, None, SimpleNamespace(is_failure=True), None)
+    client.on_connect(client, None, None, SimpleNamespace(is_failure=True, value=0x87), None)
     publisher.publish("t", b"1")
     assert client.published == []
     assert "the broker refuses the connection" in caplog.text

@@ -22,7 +22,7 @@ from mqtt_delivery.patience import DEFAULT_WAIT, Patience
 from mqtt_delivery.processing import BatchHandler, Handler, MessageId, Processor
 from mqtt_delivery.publishing import AcknowledgedPublishes
 from mqtt_delivery.seen import Seen
-from mqtt_delivery.session import Session
+from mqtt_delivery.session import LeaveError, Session
 from mqtt_delivery.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ class Consumer:
         retain_handling: Which retained messages the subscription brings: 0 all, each time; 1 when it is new; 2 (the
             default) none (MQTT 5.0, 3.8.3.1).
         on_session_lost: Called with what happened when the broker has lost the session, or keeps it for a shorter time.
-        dropped_topic: A topic on which the broker counts the messages that it has dropped, such as Mosquitto's
-            ``$SYS/broker/publish/messages/dropped``: an increase is an error in the log.
+        heartbeat: Whether it sends itself a message, to ``heartbeat/<client id>``, when no other comes for 5 s; it has
+            to come back. Without, nothing is known of what the broker delivers.
 
     Raises:
         ValueError: The client does not speak MQTT 5, or a number is out of its range.
@@ -105,7 +105,7 @@ class Consumer:
         share_name: str = "consumers",
         retain_handling: int = 2,
         on_session_lost: Callable[[str], object] | None = None,
-        dropped_topic: str = "",
+        heartbeat: bool = True,
     ) -> None:
         if client.protocol != mqtt.MQTTv5:
             raise ValueError("a consumer needs a client with protocol=MQTTv5: Receive Maximum is its queue's bound")
@@ -146,18 +146,33 @@ class Consumer:
             maximum_packet_size,
             session_expiry_seconds,
             retain_handling,
-            dropped_topic,
+            heartbeat,
+            self._publishes,
+            self._acknowledgements,
             arrived=self._hand_over,
-            connection_lost=self._acknowledgements.connection_lost,
             session_lost=self._session_lost,
             malformed=self._metrics.malformed_packet,
-            connected=self._connected,
         )
         self._observe()
 
     @property
+    def live(self) -> bool:
+        """The network thread is there and turns; if not, nothing helps but a new start."""
+        return self._session.live
+
+    @property
+    def connected(self) -> bool:
+        """Connected, and the broker was heard of within 1.5 keep-alives."""
+        return self._session.connected
+
+    @property
+    def delivers(self) -> bool:
+        """Subscribed, and what is published comes: messages, or its own heartbeat."""
+        return self._session.delivers
+
+    @property
     def healthy(self) -> bool:
-        """Subscribed, and the broker answers: a probe for a health check."""
+        """Live, connected, and delivered to: a probe for a health check."""
         return self._session.healthy
 
     def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> Consumer:
@@ -176,13 +191,13 @@ class Consumer:
             drain_seconds: How long the end may take, at most.
 
         Returns:
-            True if it was told to stop; False if the connection stands and nothing comes through it: start anew.
+            True if it was told to stop; False if nothing comes although the connection stands: start anew.
         """
         while not stop.wait(1.0):
             if self._session.healthy:
                 healthy()
-            elif self._session.stalled:
-                log.critical("nothing comes from the broker although the connection stands; stopping to start anew")
+            elif stalled := self._session.stalled:
+                log.critical("stopping to start anew: %s", stalled)
                 return False
         self.stop(drain_seconds)
         return True
@@ -202,15 +217,22 @@ class Consumer:
         """Connects, unsubscribes, processes what the session still holds, and ends the session.
 
         Returns:
-            False if told to stop before: then the session goes on, with what it holds.
+            False if told to stop before, or if it cannot be told whether the session is empty: then it goes on, with
+            what it holds.
         """
         self._session.leave(host, port, keepalive_seconds)
-        while not (left := self._session.is_empty(lambda: self._acknowledgements.count)):
-            if stop.wait(0.05):
-                log.error("told to stop: the session of %s goes on, with what it holds", self._session.name)
-                break
-        self._end(drain_seconds, end_session=left)
-        return left
+        failed = None
+        try:
+            while not self._session.is_empty():
+                if stop.wait(0.05):
+                    failed = "told to stop"
+                    break
+        except LeaveError as error:
+            failed = str(error)
+        if failed:
+            log.error("%s: the session of %s goes on, with what it holds", failed, self._session.name)
+        self._end(drain_seconds, end_session=not failed)
+        return not failed
 
     def publish(
         self,
@@ -260,9 +282,6 @@ class Consumer:
             except Exception:
                 log.exception("key failed; a message on %s keeps its order by topic", delivery.topic)
         return delivery.topic
-
-    def _connected(self, properties: Properties) -> None:
-        self._publishes.connected(properties)
 
     def _session_lost(self, what: str, forget: bool) -> None:
         log.error("%s", what)

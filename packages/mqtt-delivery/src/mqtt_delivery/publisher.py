@@ -15,6 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from mqtt_delivery.buffers import Buffer, DiskBuffer, Kept, MemoryBuffer
+from mqtt_delivery.connection import Connection, reason
 from mqtt_delivery.metrics import CAUSE, meter, observe
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Publisher:
         if size < 1:
             raise ValueError("size must be 1 or more")
         self._client = client
+        self._connection = Connection(client)
         self._size = size
         self._buffer: Buffer = MemoryBuffer() if buffer_file is None else DiskBuffer(Path(buffer_file))
         self._changed = threading.Condition()
@@ -89,9 +91,19 @@ class Publisher:
             return time.monotonic() - self._progress if len(self._buffer) else 0.0
 
     @property
+    def live(self) -> bool:
+        """The network thread is there and turns; if not, nothing helps but a new start."""
+        return self._connection.live
+
+    @property
+    def connected(self) -> bool:
+        """Connected, and the broker was heard of within 1.5 keep-alives."""
+        return self._connection.connected
+
+    @property
     def healthy(self) -> bool:
-        """Connected, and the broker acknowledges: a probe for a health check."""
-        return self._client.is_connected() and self.stalled_seconds < STALL_SECONDS
+        """Live, connected, and the broker acknowledges: a probe for a health check."""
+        return self.live and self.connected and self.stalled_seconds < STALL_SECONDS
 
     def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
         """Connects in the background, and again whenever the connection is lost."""
@@ -219,7 +231,7 @@ class Publisher:
             return
         self._nobody_until = None
         if reason_code.is_failure:
-            log.error("the broker refuses a message on %s: %s", kept.topic[:200], reason_code)
+            log.error("the broker refuses a message on %s: %s", kept.topic[:200], reason(reason_code))
             self._count_dropped("refused")
         self._done(kept)
 
@@ -246,8 +258,7 @@ class Publisher:
         self._changed.notify_all()
 
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
-        if reason_code.is_failure:
-            log.error("the broker refuses the connection: %s", reason_code)
+        if not self._connection.opened(reason_code, properties):
             return
         log.info("connected to the broker")
         with self._changed:
@@ -256,7 +267,8 @@ class Publisher:
             self._progress = time.monotonic()
         self._send()
 
-    def _on_disconnect(self, *_: object) -> None:
+    def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
+        self._connection.ended(flags, reason_code, properties)
         # What is under way is paho's, which sends it again. The rest waits here, so that after the reconnect no more is
         # under way than the broker takes.
         with self._changed:

@@ -7,103 +7,27 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
+from mqtt_delivery.connection import Connection, reason
+from mqtt_delivery.heartbeat import SILENCE_SECONDS, UNHEALTHY_SECONDS, Heartbeat
+from mqtt_delivery.publishing import AcknowledgedPublishes
+
 log = logging.getLogger(__name__)
 
-# Without a word from the broker for so long a consumer asks it for one; then it is not healthy; and then it has lost
-# more than a connection.
-ASK_SECONDS = 5.0
-UNHEALTHY_SECONDS = 15.0
-SILENCE_SECONDS = 30.0
-# So many connections in a row that a malformed packet has ended: the broker sends it again and again.
-MALFORMED_AGAIN = 3
+# Of the messages; the marker of a session that is left has to wait in the same queue.
+QOS = 1
+# For so long nothing may come while a session is left.
+LEAVE_SECONDS = 20.0
 
 
-class Heartbeat:
-    """Hears whether the broker answers; paho's ``is_connected()`` stays True when its network thread has died.
-
-    It asks by an UNSUBSCRIBE from a filter that nobody has: every broker answers that (MQTT 5.0, 3.10.4), the network
-    thread has to take the answer, and a broker answers it after all that it was sent before.
-
-    Args:
-        client: Its ``on_unsubscribe`` is taken.
-    """
-
-    def __init__(self, client: mqtt.Client) -> None:
-        self._client = client
-        self._filter = f"mqtt-delivery/{uuid4().hex}"
-        self._asked: int | None = None
-        self._changed = threading.Condition()
-        self._heard = time.monotonic()
-        client.on_unsubscribe = self._on_unsubscribe
-
-    @property
-    def silent_seconds(self) -> float:
-        """For how long nothing was heard."""
-        return time.monotonic() - self._heard
-
-    def heard(self) -> None:
-        """Notes that something came."""
-        self._heard = time.monotonic()
-
-    def ask(self) -> bool:
-        """Asks the broker for an answer; False without a connection."""
-        with self._changed:
-            result, self._asked = self._client.unsubscribe(self._filter)
-        return result == mqtt.MQTT_ERR_SUCCESS
-
-    def round_trip(self, timeout_seconds: float) -> bool:
-        """Whether the broker has answered in time, and so has taken all that was sent before."""
-        if not self.ask():
-            return False
-        with self._changed:
-            return self._changed.wait_for(lambda: self._asked is None, timeout_seconds)
-
-    def _on_unsubscribe(self, client: mqtt.Client, userdata: Any, mid: int, *_: object) -> None:
-        self.heard()
-        with self._changed:
-            if mid == self._asked:
-                self._asked = None
-                self._changed.notify_all()
-
-
-class MalformedPackets(logging.Logger):
-    """Hears which packets paho finds malformed: it ends the connection, and says why in its log alone."""
-
-    def __init__(self) -> None:
-        super().__init__(__name__)
-        self._reason: str | None = None
-        self._in_a_row = 0
-        self._last = 0.0
-
-    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
-        """Takes a line of paho's."""
-        if str(msg).startswith("Received malformed packet"):
-            self._reason = str(args[0])
-
-    @property
-    def repeated(self) -> bool:
-        """Whether one connection after the other ends like this."""
-        return self._in_a_row >= MALFORMED_AGAIN and time.monotonic() - self._last < SILENCE_SECONDS
-
-    def disconnected(self) -> str | None:
-        """What was malformed, if the connection has ended for that."""
-        reason, self._reason = self._reason, None
-        now = time.monotonic()
-        if reason is None or now - self._last > SILENCE_SECONDS:
-            self._in_a_row = 0
-        if reason is not None:
-            self._in_a_row, self._last = self._in_a_row + 1, now
-            if self._in_a_row in (1, MALFORMED_AGAIN):
-                again = f", {self._in_a_row} times in a row: nothing gets through" if self._in_a_row > 1 else ""
-                log.error("disconnected: the broker sent a malformed packet%s: %s", again, reason)
-        return reason
+class LeaveError(Exception):
+    """It cannot be told whether a session is empty."""
 
 
 class Session:
@@ -116,13 +40,13 @@ class Session:
         maximum_packet_size: The largest packet that the broker sends, in bytes.
         expiry_seconds: How long the broker keeps what comes while nobody is connected.
         retain_handling: Retain Handling of the subscription (MQTT 5.0, 3.8.3.1).
-        dropped_topic: Where the broker counts what it drops; empty: it is not asked.
+        heartbeat: Whether it sends itself messages when no others come.
+        publishes: What it sends them through.
+        acknowledgements: What is to be acknowledged.
         arrived: Called with each message.
-        connection_lost: Called when the connection is lost.
         session_lost: Called when the broker does not have the session that it should (True), or will not keep it for so
             long (False), and with what happened.
         malformed: Called when a malformed packet has ended the connection.
-        connected: Called with the properties of each CONNACK.
     """
 
     def __init__(
@@ -133,41 +57,47 @@ class Session:
         maximum_packet_size: int,
         expiry_seconds: int,
         retain_handling: int,
-        dropped_topic: str,
+        heartbeat: bool,
+        publishes: AcknowledgedPublishes,
+        acknowledgements: Acknowledgements,
         *,
         arrived: Callable[[mqtt.MQTTMessage], object],
-        connection_lost: Callable[[], object],
         session_lost: Callable[[str, bool], object],
         malformed: Callable[[], object],
-        connected: Callable[[Properties], object],
     ) -> None:
         self._client = client
         self._filter, self._former_filter = filters
         self._receive_maximum = receive_maximum
         self._maximum_packet_size = maximum_packet_size
         self._expiry_seconds = expiry_seconds
-        self._options = SubscribeOptions(qos=1, retainHandling=retain_handling)
-        self._dropped_topic = dropped_topic
+        self._options = SubscribeOptions(qos=QOS, retainHandling=retain_handling)
+        self._wants_heartbeat = heartbeat
+        self._publishes = publishes
+        self._acknowledgements = acknowledgements
         self._arrived = arrived
-        self._connection_lost = connection_lost
         self._session_lost = session_lost
         self._malformed = malformed
-        self._connected = connected
-        self._heartbeat = Heartbeat(client)
-        self._malformed_packets = MalformedPackets()
+        self._connection = Connection(client)
+        # While a message is here that was not acknowledged, the broker may keep the next one back.
+        self._heartbeat = Heartbeat(publishes, heartbeat, lambda: acknowledgements.count > 0)
         self._subscribed = False
         self._had_session = False
         self._kept_seconds = expiry_seconds
-        self._dropped: int | None = None
         self._accepting = True
         self._leaving = False
         self._nothing_to_leave = False
-        self._connections = 0
-        self._arrivals = 0
+        # Counts what makes a marker say nothing: messages, and ends of connections.
+        self._events = 0
+        self._marked_after: int | None = None
+        self._last_event = time.monotonic()
+        # By message id, what the broker has not answered yet.
+        self._subscribing: dict[int, str] = {}
+        self._unsubscribing: dict[int, str] = {}
+        self._answered = threading.Condition()
         client.manual_ack_set(True)
-        client.enable_logger(self._malformed_packets)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
 
@@ -177,20 +107,40 @@ class Session:
         return self._client._client_id.decode()  # pyright: ignore[reportPrivateUsage] (it has no public name)
 
     @property
-    def healthy(self) -> bool:
-        """Subscribed, the broker was heard of lately, and what it sends can be read."""
-        if self._heartbeat.silent_seconds > ASK_SECONDS and self._client.is_connected():
-            self._heartbeat.ask()
-        heard = self._heartbeat.silent_seconds < UNHEALTHY_SECONDS
-        return self._subscribed and heard and not self._malformed_packets.repeated
+    def live(self) -> bool:
+        """The network thread turns."""
+        return self._connection.live
 
     @property
-    def stalled(self) -> bool:
-        """Whether nothing comes for too long although the connection stands."""
-        return self._client.is_connected() and self._heartbeat.silent_seconds > SILENCE_SECONDS
+    def connected(self) -> bool:
+        """The broker is heard."""
+        return self._connection.connected
+
+    @property
+    def delivers(self) -> bool:
+        """Subscribed, what is published comes, and it can be read."""
+        if self._connection.connected:
+            self._heartbeat.beat()
+        lately = self._heartbeat.silent_seconds < UNHEALTHY_SECONDS
+        return self._subscribed and lately and not self._connection.unreadable
+
+    @property
+    def healthy(self) -> bool:
+        """All three."""
+        return self.live and self.connected and self.delivers
+
+    @property
+    def stalled(self) -> str | None:
+        """What does not happen, for too long, although the connection stands."""
+        if not self._connection.live:
+            return "the network thread does not turn"
+        if self._client.is_connected() and self._heartbeat.silent_seconds > SILENCE_SECONDS:
+            return f"what is published on {self._heartbeat.topic} does not come"
+        return None
 
     def connect(self, host: str, port: int, keepalive_seconds: int) -> None:
         """Connects in the background, to a session that outlives the connection."""
+        self._heartbeat.name(self.name)
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._expiry_seconds
         properties.ReceiveMaximum = self._receive_maximum
@@ -203,16 +153,34 @@ class Session:
         self._leaving = True
         self.connect(host, port, keepalive_seconds)
 
-    def is_empty(self, unacknowledged: Callable[[], int]) -> bool:
-        """Whether nothing is left in a session that is to be left."""
+    def is_empty(self) -> bool:
+        """Whether nothing is left in a session that is to be left.
+
+        A broker sends what it holds before it sends what came after: a marker on the heartbeat's topic, with the QoS of
+        the messages, so that it waits in the same queue.
+
+        Raises:
+            LeaveError: It cannot be told.
+        """
         if self._nothing_to_leave:
             return True
-        if not self._subscribed or unacknowledged():
+        if self._heartbeat.refused:
+            raise LeaveError(f"the broker refuses {self._heartbeat.topic}")
+        if self._acknowledgements.count:
+            self._last_event = time.monotonic()
             return False
-        # A broker sends what it holds before it answers what came after the acknowledgements.
-        before = self._connections, self._arrivals
-        answered = self._heartbeat.round_trip(2.0) and self._heartbeat.round_trip(2.0)
-        return answered and before == (self._connections, self._arrivals) and not unacknowledged()
+        if time.monotonic() - self._last_event > LEAVE_SECONDS:
+            what = f"{self._heartbeat.topic} did not come back" if self._subscribed else "the broker did not answer"
+            raise LeaveError(f"{what} within {LEAVE_SECONDS:g} s")
+        if not self._subscribed or self._unsubscribing:
+            return False
+        if self._marked_after is not None and not self._heartbeat.is_back:
+            return False
+        if self._marked_after == self._events:
+            return True
+        self._marked_after = self._events
+        self._heartbeat.send()
+        return False
 
     def stop_accepting(self) -> None:
         """Takes no more messages: they are not acknowledged, so the broker keeps them for the next start."""
@@ -221,7 +189,10 @@ class Session:
     def disconnect(self, end_session: bool = False) -> None:
         """Ends the connection when the broker has taken every acknowledgement."""
         if self._client.is_connected():
-            self._heartbeat.round_trip(1.0)
+            # It answers this after it has read what was sent before.
+            self._unsubscribe(self._former_filter)
+            with self._answered:
+                self._answered.wait_for(lambda: not self._unsubscribing, 1.0)
         properties = Properties(PacketTypes.DISCONNECT)
         if end_session:
             properties.SessionExpiryInterval = 0
@@ -229,21 +200,19 @@ class Session:
         self._client.loop_stop()
 
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
-        if reason_code.is_failure:
-            log.error("the broker refuses the connection: %s", reason_code)
+        if not self._connection.opened(reason_code, properties):
             return
-        self._connections += 1
-        self._heartbeat.heard()
         self._look_at_session(flags.session_present, properties)
-        self._connected(properties)
+        self._publishes.connected(properties)
+        self._heartbeat.connected()
         if self._leaving:
-            self._unsubscribe(client, flags.session_present)
+            self._leave(flags.session_present)
             return
-        subscriptions = [(self._filter, self._options)]
-        if self._dropped_topic:
-            subscriptions.append((self._dropped_topic, SubscribeOptions(qos=0)))
-        client.subscribe(subscriptions)
-        client.unsubscribe(self._former_filter)
+        # One packet for each: what becomes of one is nothing to the others.
+        self._subscribe(self._filter, self._options)
+        if self._wants_heartbeat:
+            self._subscribe(self._heartbeat.topic, SubscribeOptions(qos=0))
+        self._unsubscribe(self._former_filter)
 
     def _look_at_session(self, present: bool, properties: Properties) -> None:
         if self._had_session and not present:
@@ -254,41 +223,76 @@ class Session:
             self._session_lost(f"the broker keeps the session for {kept} s, not for {self._expiry_seconds} s", False)
         self._kept_seconds = kept
 
-    def _unsubscribe(self, client: mqtt.Client, session_present: bool) -> None:
+    def _leave(self, session_present: bool) -> None:
         if not session_present:
             self._nothing_to_leave = True
             return
         log.info("unsubscribing; processing what the session still holds")
-        client.unsubscribe([self._filter, self._former_filter])
-        self._subscribed = True
+        self._marked_after = None
+        self._subscribe(self._heartbeat.topic, SubscribeOptions(qos=QOS))
+        self._unsubscribe(self._filter)
+        self._unsubscribe(self._former_filter)
+
+    def _subscribe(self, topic_filter: str, options: SubscribeOptions) -> None:
+        _, mid = self._client.subscribe(topic_filter, options=options)
+        if mid is not None:
+            self._subscribing[mid] = topic_filter
+
+    def _unsubscribe(self, topic_filter: str) -> None:
+        with self._answered:
+            _, mid = self._client.unsubscribe(topic_filter)
+            if mid is not None:
+                self._unsubscribing[mid] = topic_filter
 
     def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reason_codes: Any, properties: Any) -> None:
-        self._subscribed = not reason_codes[0].is_failure
-        if self._subscribed:
-            log.info("subscribed to %s", self._filter)
-        else:
-            log.error("the broker refuses the subscription to %s: %s", self._filter, reason_codes[0])
+        topic_filter = self._subscribing.pop(mid, "")
+        # There is one for each filter of the packet, so one.
+        for reason_code in reason_codes:
+            refusal = f"the broker refuses the subscription to {topic_filter}: {reason(reason_code, properties)}"
+            if topic_filter == self._heartbeat.topic:
+                self._subscribed |= self._leaving and not reason_code.is_failure
+                if reason_code.is_failure:
+                    self._heartbeat.refuse(refusal)
+            elif reason_code.is_failure:
+                log.error("%s", refusal)
+            else:
+                self._subscribed = True
+                log.info("subscribed to %s", topic_filter)
+                if reason_code.value < QOS:
+                    log.error("the broker grants %s no more than QoS 0: what gets lost is not sent again", topic_filter)
 
-    def _on_disconnect(self, *_: object) -> None:
+    def _on_unsubscribe(self, client: mqtt.Client, userdata: Any, mid: int, reason_codes: Any, properties: Any) -> None:
+        with self._answered:
+            topic_filter = self._unsubscribing.pop(mid, "")
+            self._answered.notify_all()
+        for reason_code in reason_codes:
+            if reason_code.is_failure:
+                log.error("the broker does not unsubscribe %s: %s", topic_filter, reason(reason_code, properties))
+
+    def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
         self._subscribed = False
-        self._connections += 1
-        self._heartbeat.heard()
-        if self._malformed_packets.disconnected() is not None:
+        self._note_event()
+        self._subscribing.clear()
+        with self._answered:
+            self._unsubscribing.clear()
+            self._answered.notify_all()
+        self._heartbeat.came()
+        if self._connection.ended(flags, reason_code, properties):
             self._malformed()
-        self._connection_lost()
+        self._acknowledgements.connection_lost()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
-        self._heartbeat.heard()
-        if self._dropped_topic and message._topic == self._dropped_topic.encode():  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
-            self._on_dropped(bytes(message.payload))
+        topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+        if topic == self._heartbeat.topic:
+            self._heartbeat.came(bytes(message.payload))
+            delivery = Delivery(message, topic)
+            if self._acknowledgements.arrived(delivery):
+                self._acknowledgements.done(delivery)
         elif self._accepting:
-            self._arrivals += 1
+            self._heartbeat.came()
+            self._note_event()
             self._arrived(message)
 
-    def _on_dropped(self, payload: bytes) -> None:
-        if not payload.isdigit():
-            return
-        count = int(payload)
-        if self._dropped is not None and count > self._dropped:
-            log.error("the broker has dropped %d messages: a queue was full", count - self._dropped)
-        self._dropped = count
+    def _note_event(self) -> None:
+        self._events += 1
+        self._last_event = time.monotonic()

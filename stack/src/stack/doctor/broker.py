@@ -24,6 +24,8 @@ from stack.runtime import Runtime
 from stack.settings import Settings
 
 READINGS = "sensors/+/reading"
+# Mosquitto's own count, since it started.
+DROPPED = "$SYS/broker/publish/messages/dropped"
 CONNECT_SECONDS = 3.0
 SHORTEST_LISTEN_SECONDS = 3.0
 LONGEST_LISTEN_SECONDS = 8.0
@@ -71,12 +73,18 @@ def is_traceparent(value: object) -> bool:
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     """What the broker's log and a few seconds of readings show."""
     try:
-        readings = listen(runtime, settings)
+        readings, dropped = listen(runtime, settings)
     except StackError as error:
         yield protocol(runtime, settings, in_payload=False)
         yield Result("user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* as at `make up`?")
         return
     yield protocol(runtime, settings, in_payload=any(reading.context == "payload" for reading in readings))
+    if dropped:
+        yield Result(
+            "dropped",
+            f"the broker has dropped {dropped} messages since it was started: a queue was full.",
+            "start the consumer, or end its session (`--leave`); max_queued_messages in mosquitto.conf bounds a queue.",
+        )
     if not readings:
         yield silence(settings)
         return
@@ -90,13 +98,14 @@ def listen_seconds(settings: Settings) -> float:
     return min(LONGEST_LISTEN_SECONDS, max(SHORTEST_LISTEN_SECONDS, settings.interval_seconds * 1.2))
 
 
-def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
-    """The readings of the next seconds, as the operator's user sees them.
+def listen(runtime: Runtime, settings: Settings) -> tuple[list[Heard], int]:
+    """The readings of the next seconds, as the operator's user sees them, and how many messages the broker has dropped.
 
     Raises:
         StackError: If the broker does not take the operator in.
     """
     heard: list[Heard] = []
+    dropped = [0]
     connected = threading.Event()
     refusals: list[str] = []
 
@@ -105,10 +114,14 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
             refusals.append(str(reason_code))
         # QoS 2, so that each comes as it was published; kept ones say nothing about now.
         client.subscribe(READINGS, options=SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND))
+        client.subscribe(DROPPED)
         connected.set()
 
     def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-        heard.append(_heard(message))
+        if message.topic == DROPPED:
+            dropped.append(int(message.payload))
+        else:
+            heard.append(_heard(message))
 
     received_properties.use_for_paho()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
@@ -130,7 +143,7 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
     finally:
         client.disconnect()
         client.loop_stop()
-    return heard
+    return heard, dropped[-1]
 
 
 def _heard(message: mqtt.MQTTMessage) -> Heard:

@@ -1,0 +1,117 @@
+"""What becomes of a connection: whether the network thread turns, whether the broker is heard, and why it ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.properties import Properties
+
+log = logging.getLogger(__name__)
+
+# A broker gives a client up that is silent for so many keep-alives (MQTT 5.0, 3.1.2.10); we do the same to a broker.
+KEEPALIVES = 1.5
+# So many connections in a row that a malformed packet has ended: the broker sends it again and again.
+MALFORMED_AGAIN = 3
+# After so long without one, it is no longer in a row.
+MALFORMED_SECONDS = 30.0
+UNSPECIFIED = 0x80
+# So much of what a broker says is in a line of the log.
+MAXIMUM_REASON_CHARACTERS = 200
+
+
+def reason(reason_code: Any, properties: Properties | None = None) -> str:
+    """A reason code with its number, and the reason string beside it (MQTT 5.0, 2.4 and 3.14.2.2.3)."""
+    said = getattr(properties, "ReasonString", "")[:MAXIMUM_REASON_CHARACTERS]
+    return f"{reason_code} (0x{reason_code.value:02X})" + (f": {said!r}" if said else "")
+
+
+class Connection(logging.Logger):
+    """Hears paho's log: there alone is every packet, and what was malformed about one.
+
+    paho's ``is_connected()`` stays True when its network thread has died, and until a lost connection is noticed.
+
+    Args:
+        client: Its logger is taken.
+    """
+
+    def __init__(self, client: mqtt.Client) -> None:
+        super().__init__(__name__)
+        self._client = client
+        self._thread: threading.Thread | None = None
+        self._turned = self._heard = time.monotonic()
+        self._established = False
+        self._malformed: str | None = None
+        self._malformed_in_a_row = 0
+        self._malformed_last = 0.0
+        client.enable_logger(self)
+
+    @property
+    def live(self) -> bool:
+        """The network thread is there; with a connection it also turns, since it sends a PINGREQ at least."""
+        if self._thread is not None and not self._thread.is_alive():
+            return False
+        return not self._client.is_connected() or self._lately(self._turned)
+
+    @property
+    def connected(self) -> bool:
+        """Connected, and some packet came within 1.5 keep-alives, be it a PINGRESP."""
+        return self._client.is_connected() and self._lately(self._heard)
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether one connection after the other ends by a malformed packet."""
+        lately = time.monotonic() - self._malformed_last < MALFORMED_SECONDS
+        return self._malformed_in_a_row >= MALFORMED_AGAIN and lately
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
+        """Takes a line of paho's."""
+        line = str(msg)
+        if line.startswith("Received malformed packet"):
+            self._malformed = str(args[0])
+        elif line.startswith("Received "):
+            self._turned = self._heard = time.monotonic()
+            self._thread = threading.current_thread()
+        elif line == "Sending PINGREQ":
+            self._turned = time.monotonic()
+
+    def opened(self, reason_code: Any, properties: Properties | None) -> bool:
+        """Whether the broker takes the connection; says why not."""
+        self._established = not reason_code.is_failure
+        if not self._established:
+            log.error("the broker refuses the connection: %s", reason(reason_code, properties))
+        return self._established
+
+    def ended(self, flags: Any, reason_code: Any, properties: Properties | None) -> bool:
+        """Says why a connection has ended; True if by a malformed packet."""
+        established, self._established = self._established, False
+        if self._note_malformed():
+            return True
+        if flags.is_disconnect_packet_from_server:
+            log.error("the broker has ended the connection: %s", reason(reason_code, properties))
+        elif established and reason_code.is_failure:
+            # paho's word for what is no time-out.
+            why = "" if reason_code.value == UNSPECIFIED else f": {reason(reason_code)}"
+            log.error("the connection to the broker is lost%s", why)
+        return False
+
+    def _note_malformed(self) -> bool:
+        what, self._malformed = self._malformed, None
+        now = time.monotonic()
+        if what is None or now - self._malformed_last > MALFORMED_SECONDS:
+            self._malformed_in_a_row = 0
+        if what is None:
+            return False
+        self._malformed_in_a_row, self._malformed_last = self._malformed_in_a_row + 1, now
+        if self._malformed_in_a_row in (1, MALFORMED_AGAIN):
+            in_a_row = self._malformed_in_a_row
+            again = f", {in_a_row} times in a row: nothing gets through" if in_a_row > 1 else ""
+            log.error("disconnected: the broker sent a malformed packet%s: %s", again, what)
+        return True
+
+    def _lately(self, moment: float) -> bool:
+        keepalive = self._client.keepalive
+        return not keepalive or time.monotonic() - moment < KEEPALIVES * keepalive
