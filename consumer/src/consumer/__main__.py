@@ -8,7 +8,7 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from consumer.echo import Echo, made_at, message_id
 from consumer.settings import Settings
 from mqtt_delivery import Consumer
-from service import KEEPALIVE_SECONDS, StopSignal, load_settings
+from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
 from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 
@@ -55,6 +55,7 @@ def main() -> int:
         done = all(new_consumer(settings, client_id).leave(stop, *broker) for client_id in leaving)
     else:
         consumer = new_consumer(settings, settings.mqtt_client_id).connect(*broker)
+        serve_health(settings, consumer)
         done = consumer.run(stop, settings.health_file.touch, settings.echo_timeout_seconds)
     shutdown_telemetry()
     return stop.exit_code if done else 1

@@ -19,7 +19,7 @@ from paho.mqtt.properties import Properties
 from mqtt_delivery import Publisher
 from producer.sensor import Sensor
 from producer.settings import Settings
-from service import KEEPALIVE_SECONDS, StopSignal, load_settings
+from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
 from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
@@ -77,6 +77,7 @@ def main() -> int:
     if once:
         publish_reading(publisher, Sensor("sensor-001"), settings)
     else:
+        serve_health(settings, publisher)
         run_fleet(publisher, settings, stop)
     if left := publisher.close(timeout_seconds=4.0 if once else 1.0):
         log.error("the broker at %s:%d did not acknowledge %d readings in time", *broker, left)

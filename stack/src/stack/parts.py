@@ -88,7 +88,8 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     def client(name: str, module: str, wave: int, traced_as: str, **more: Any) -> Part:
         """A traced service that touches a file while it is connected to the broker."""
         beat = settings.run_dir / f"{name}.healthy"
-        environment = {"HEALTH_FILE": str(beat), **more.pop("environment", {})}
+        # Only in containers has each of them the same port to itself.
+        environment = {"HEALTH_FILE": str(beat), "HEALTH_PORT": "", **more.pop("environment", {})}
         return program(name, module, wave, beats(beat), traced_as, environment=environment, **more)
 
     users = set(re.findall("@(.+)_USERNAME@", (MOSQUITTO / "acl").read_text()))

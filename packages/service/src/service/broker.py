@@ -37,6 +37,8 @@ class BrokerSettings(BaseSettings):
         default=None, description="the path of a PEM file with the authority's certificate"
     )
     mqtt_json_envelope: bool = Field(default=False, description="1 or 0")
+    health_host: str = "127.0.0.1"
+    health_port: Port | None = None
 
     _tls: ssl.SSLContext = PrivateAttr()
 
