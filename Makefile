@@ -13,7 +13,7 @@ PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
 .PHONY: help up down ps logs verify trace watch doctor check solution new-service dist sbom test test-quick test-long \
-	test-interop test-matrix bench lint format lock docs screenshots
+	test-interop test-brokers test-matrix bench lint format lock docs screenshots
 
 # A group is a line "##@ its name"; 24 lines of 80 columns hold all of it.
 help:
@@ -95,12 +95,12 @@ COVERAGE := $(if $(PYTEST_ARGS),,--cov)
 
 test: $(VENV)/dev ## Run the tests, with all they need (PYTEST_ARGS=...)
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m "not alone and not long and not interop" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
+	@$(BESIDE) -m "not alone and not long and not interop and not brokers" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "alone and not long" $(COVERAGE:--cov=--cov --cov-append) $(PYTEST_ARGS) $(OR_NONE)
 
 test-quick: $(VENV)/dev ## Run the tests that need no stack, in about a minute
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m "not stack and not alone and not long and not interop" $(PYTEST_ARGS)
+	@$(BESIDE) -m "not stack and not alone and not long and not interop and not brokers" $(PYTEST_ARGS)
 
 test-long: $(VENV)/dev ## Run the long tests: real-life outages, and a soak
 	@$(STACK) prepare --for-tests
@@ -110,6 +110,10 @@ test-long: $(VENV)/dev ## Run the long tests: real-life outages, and a soak
 test-interop: $(VENV)/dev ## Trace through clients in JavaScript, Java, Go, Rust
 	@$(STACK) prepare --for-tests
 	@$(ALONE) tests/test_interop.py $(PYTEST_ARGS)
+
+test-brokers: $(VENV)/dev ## Run our services with HiveMQ, RabbitMQ and others
+	@$(STACK) prepare --for-tests
+	@$(ALONE) tests/test_brokers.py $(PYTEST_ARGS)
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on each Python and paho
 	@$(BIN)/python packages/opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
@@ -136,5 +140,6 @@ lock: $(VENV)/ready ## Update the lock files
 docs: $(VENV)/dev ## Put the current code into docs/
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 
-screenshots: $(VENV)/dev ## Take the pictures of docs/ from the running stack
+# Takes the pictures of docs/ from the running stack.
+screenshots: $(VENV)/dev
 	@$(BIN)/python docs/screenshots.py

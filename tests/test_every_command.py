@@ -37,6 +37,7 @@ ELSEWHERE = {
     "sbom": "tests/test_licences.py",
     "test": ".ci/run",
     "test-long": ".ci/run",
+    "test-brokers": "people; `make test` runs its two quickest",
     "test-interop": "people; `make test` runs its part in JavaScript",
     "test-quick": "a part of what `make test` runs",
     "test-matrix": "the instrumentation's maintainers",
@@ -45,7 +46,6 @@ ELSEWHERE = {
     "format": "people, before `make lint`",
     "lock": "`make lint` checks what it makes",
     "docs": "`make lint`",
-    "screenshots": "people; tests/test_pictures.py looks at what it took",
 }
 pytestmark = pytest.mark.timeout(900)
 

@@ -34,10 +34,10 @@ def paths() -> dict[str, Path]:
     given = os.environ.get("OTELCOL") or shutil.which("otelcol-contrib")
     return {
         **{
-            name: Path(given) if given else _cached(name, manifest, *programs.LOCKS)
+            name: Path(given) if given else cached(name, manifest, *programs.LOCKS)
             for name, manifest in programs.MANIFESTS.items()
         },
-        programs.VIEWER: _cached(programs.VIEWER, *programs.LOCKS, programs.VIEWER_PATCH),
+        programs.VIEWER: cached(programs.VIEWER, *programs.LOCKS, programs.VIEWER_PATCH),
         "zipkin": cache_folder() / ZIPKIN_JAR,
         "prometheus": Path(shutil.which("prometheus", path=search_path()) or "/usr/bin/prometheus"),
     }
@@ -85,7 +85,7 @@ def grafana_types() -> Path:
         StackError: If npm is not there or cannot install them.
     """
     manifests = [GRAFANA_SCHEMA / name for name in ("package.json", "package-lock.json")]
-    installed = _cached("node_modules", *manifests)
+    installed = cached("node_modules", *manifests)
     if installed.exists():
         return installed
     require_command("npm", "npm")
@@ -149,7 +149,8 @@ def search_path() -> str:
     return os.pathsep.join((os.environ.get("PATH", ""), *SYSTEM_FOLDERS))
 
 
-def _cached(program: str, *manifests: Path) -> Path:
+def cached(program: str, *manifests: Path) -> Path:
+    """Where a program is kept that is built of these files, whether it is there yet or not."""
     digest = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()[:16]
     return cache_folder() / digest / program
 

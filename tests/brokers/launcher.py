@@ -1,0 +1,382 @@
+"""Brokers that are not ours: how each is had, configured and started.
+
+What is built or fetched is kept in the user's cache folder under the hash of the broker's own folder.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+from typing_extensions import override
+
+from harness import eventually, files_of_the_project, free_ports
+from stack.build import cache_folder, cached, require_command, search_path
+from stack.programs import BUILD_FLAGS
+
+FOLDER = Path(__file__).parent
+USER, PASSWORD = "tester", "tester-secret"
+# Each of our services logs in as the one user that such a broker has.
+LOGIN = {
+    f"MQTT_{who}_{what}": value
+    for who in ("PRODUCER", "CONSUMER", "OPERATOR")
+    for what, value in (("USERNAME", USER), ("PASSWORD", PASSWORD))
+}
+
+
+@dataclass
+class Running:
+    """A broker that runs.
+
+    Attributes:
+        broker: Which.
+        ports: Where each of its nodes listens.
+        log: What it prints.
+    """
+
+    broker: "Broker"
+    ports: Sequence[int]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        """Where the first of its nodes listens."""
+        return self.ports[0]
+
+
+class Broker(ABC):
+    """A broker; the name is that of its folder."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    # Had and started in seconds: `make test` runs it too.
+    quick: ClassVar[bool] = False
+    # The command without which it cannot be built here.
+    toolchain: ClassVar[str] = ""
+    nodes: ClassVar[int] = 1
+    # Whether it has shared subscriptions (MQTT 5.0, 4.8.2).
+    shares: ClassVar[bool] = True
+
+    @property
+    def files(self) -> list[Path]:
+        """All that its build and its configuration are made of."""
+        return files_of_the_project(f"tests/brokers/{self.name}/*")
+
+    @property
+    def digest(self) -> str:
+        """Changes with its version and its configuration."""
+        return hashlib.sha256(b"".join(file.read_bytes() for file in self.files)).hexdigest()[:16]
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """As its manifest pins it, or the system has it."""
+
+    def prepare(self) -> Path:
+        """Builds it if that is not done yet; returns where it is."""
+        built = cached(self.name, *self.files)
+        if not built.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=cache_folder()) as scratch:
+                self.build(Path(scratch) / "built")
+                (Path(scratch) / "built").rename(built)
+        return built
+
+    @abstractmethod
+    def build(self, into: Path) -> None:
+        """Builds it, as a folder that is not there yet."""
+
+    @abstractmethod
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        """What starts each node.
+
+        Args:
+            built: What was built.
+            folder: For its configuration and its state.
+            ports: For the MQTT listener of each node.
+        """
+
+    def environment(self, folder: Path) -> Mapping[str, str]:
+        """What its processes need of the environment."""
+        return {}
+
+    @contextmanager
+    def running(self, folder: Path) -> Iterator[Running]:
+        """Runs it until the block ends."""
+        built, ports = self.prepare(), free_ports(self.nodes)
+        log = folder / "log"
+        environment = {**os.environ, "PATH": search_path(), **self.environment(folder)}
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for command in self.commands(built, folder, ports):
+                with log.open("ab") as output:
+                    processes.append(
+                        subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+                    )
+            eventually(lambda: all(map(listens, ports)) or ended(processes), 120)
+            assert not ended(processes), log.read_text()
+            yield Running(self, ports, log)
+        finally:
+            for process in processes:
+                # What it has started goes with it.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
+
+    def fill(self, template: str, folder: Path, **values: object) -> Path:
+        """Copies a file of its folder to another, with the values put in."""
+        known = {"FOLDER": folder, "USER": USER, "PASSWORD": PASSWORD, **values}
+        text = (FOLDER / self.name / template).read_text()
+        filled = folder / template
+        filled.write_text(re.sub("@([A-Z_]+)@", lambda found: str(known[found[1]]), text))
+        return filled
+
+    def pinned(self, manifest: str, pattern: str) -> str:
+        """The version that a file of its folder names."""
+        found = re.search(pattern, (FOLDER / self.name / manifest).read_text())
+        assert found, f"{manifest} pins no version of {self.name}"
+        return found[1]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ended(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
+    return any(process.poll() is not None for process in processes)
+
+
+def run(*command: str, folder: Path) -> None:
+    """Runs a command of a build."""
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+
+
+class Mosquitto(Broker):
+    """The system's Mosquitto, as unlike the stack's own as it can be configured."""
+
+    name = "mosquitto"
+    title = "Mosquitto, without $SYS and for anybody"
+    quick = True
+
+    @property
+    @override
+    def version(self) -> str:
+        done = subprocess.run(
+            ["mosquitto", "-h"], env={"PATH": search_path()}, capture_output=True, text=True, check=False
+        )
+        return done.stdout.split()[2]
+
+    @override
+    def build(self, into: Path) -> None:
+        require_command("mosquitto", "mosquitto", "mosquitto-clients")
+        into.mkdir()
+
+    @override
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        return [["mosquitto", "-c", str(self.fill("mosquitto.conf", folder, PORT=ports[0]))]]
+
+
+class Mochi(Broker):
+    """A broker in Go."""
+
+    name = "mochi"
+    title = "mochi-mqtt"
+    quick = True
+    toolchain = "go"
+
+    @property
+    @override
+    def version(self) -> str:
+        return self.pinned("go.mod", r"mochi-mqtt/server/v2 v(\S+)")
+
+    @override
+    def build(self, into: Path) -> None:
+        # With the Collector's flags, so that what they share is compiled once.
+        run("go", "build", *BUILD_FLAGS, "-buildvcs=false", "-o", str(into / "broker"), ".", folder=FOLDER / self.name)
+
+    @override
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        return [[str(built / "broker"), str(ports[0]), USER, PASSWORD]]
+
+
+class Rumqttd(Broker):
+    """A broker in Rust."""
+
+    name = "rumqttd"
+    title = "rumqttd"
+    toolchain = "cargo"
+
+    @property
+    @override
+    def version(self) -> str:
+        return self.pinned("Cargo.toml", r'rumqttd = \{ version = "=([^"]+)"')
+
+    @override
+    def build(self, into: Path) -> None:
+        command = ["cargo", "install", "--quiet", "--locked", "--debug", "--path=.", f"--root={into}"]
+        run(*command, f"--target-dir={into.with_name('target')}", folder=FOLDER / self.name)
+
+    @override
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        return [[str(built / "bin" / "broker"), str(self.fill("rumqttd.toml", folder, PORT=ports[0]))]]
+
+
+class JavaBroker(Broker):
+    """A broker that runs inside a program of one file, ``Broker.java``, with libraries of Maven's."""
+
+    toolchain = "mvn"
+
+    @property
+    @override
+    def version(self) -> str:
+        return self.pinned("pom.xml", r"<version>(\d[^<]+)</version>")
+
+    @override
+    def build(self, into: Path) -> None:
+        own = FOLDER / self.name
+        target = f"-DoutputDirectory={into}"
+        run(
+            "mvn",
+            "--batch-mode",
+            "--quiet",
+            "--file",
+            str(own / "pom.xml"),
+            "dependency:copy-dependencies",
+            target,
+            folder=own,
+        )
+        run("sha256sum", "--check", "--quiet", str(own / "libraries.sha256"), folder=into)
+
+    def java(self, built: Path, *arguments: str) -> list[str]:
+        """The command that runs the program."""
+        return ["java", "-Xmx512m", "-cp", f"{built}/*", str(FOLDER / self.name / "Broker.java"), *arguments]
+
+
+class HiveMQ(JavaBroker):
+    """HiveMQ Community Edition, embedded."""
+
+    name = "hivemq"
+    title = "HiveMQ CE"
+
+    @override
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        self.fill("config.xml", folder, PORT=ports[0])
+        for needed in ("data", "extensions"):
+            (folder / needed).mkdir()
+        return [self.java(built, str(folder), USER, PASSWORD)]
+
+
+class Artemis(JavaBroker):
+    """ActiveMQ Artemis, embedded: a cluster of two."""
+
+    name = "artemis"
+    title = "ActiveMQ Artemis, a cluster of two"
+    nodes = 2
+
+    @override
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        between = free_ports(self.nodes)
+        commands: list[list[str]] = []
+        for number, (port, own, other) in enumerate(zip(ports, between, reversed(between), strict=True)):
+            node = folder / f"node-{number}"
+            node.mkdir()
+            values = {"NODE": node.name, "PORT": port, "CLUSTER_PORT": own, "OTHER_PORT": other}
+            commands.append(self.java(built, str(self.fill("broker.xml", node, **values)), USER, PASSWORD))
+        return commands
+
+
+class DebianBroker(Broker):
+    """A broker of a later release of Debian than this machine's, in a root folder of its own; needs root."""
+
+    toolchain = "debootstrap"
+    suite: ClassVar[str]
+    package: ClassVar[str]
+
+    @property
+    @override
+    def version(self) -> str:
+        fields = ["dpkg-query", f"--admindir={self.prepare()}/var/lib/dpkg", "--show", "--showformat=${Version}"]
+        return subprocess.run([*fields, self.package], capture_output=True, text=True, check=True).stdout.split("-")[0]
+
+    @override
+    def build(self, into: Path) -> None:
+        # A suite that this machine's debootstrap does not know is made as its newest.
+        mirror, script = "http://deb.debian.org/debian", "/usr/share/debootstrap/scripts/sid"
+        command = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={self.package}",
+            self.suite,
+            str(into),
+            mirror,
+            script,
+        ]
+        run(*command, folder=FOLDER)
+
+    @override
+    def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
+        """Runs the script ``start.sh`` of the broker's folder, in the root folder."""
+        inside = self._inside(folder)
+        (built / inside).mkdir()
+        (epmd, distribution) = free_ports(2)
+        for file in self.files:
+            self.fill(
+                file.name, built / inside, FOLDER=f"/{inside}", PORT=ports[0], EPMD_PORT=epmd, ERLANG_PORT=distribution
+            )
+        return [["chroot", str(built), "/bin/sh", f"/{inside}/start.sh"]]
+
+    @override
+    @contextmanager
+    def running(self, folder: Path) -> Iterator[Running]:
+        try:
+            with super().running(folder) as running:
+                yield running
+        finally:
+            shutil.rmtree(self.prepare() / self._inside(folder))
+
+    @staticmethod
+    def _inside(folder: Path) -> Path:
+        return Path("srv") / folder.name
+
+
+class Mosquitto21(DebianBroker):
+    """Mosquitto 2.1, of which the system may have an older one."""
+
+    name = "mosquitto-2.1"
+    title = "Mosquitto 2.1"
+    suite = "forky"
+    package = "mosquitto"
+
+
+class RabbitMQ(DebianBroker):
+    """RabbitMQ 4, with its plug-in for MQTT."""
+
+    name = "rabbitmq"
+    title = "RabbitMQ"
+    suite = "trixie"
+    package = "rabbitmq-server"
+    shares = False
+
+
+BROKERS: dict[str, Broker] = {
+    broker.name: broker for broker in (Mosquitto(), Mosquitto21(), Mochi(), HiveMQ(), Artemis(), RabbitMQ(), Rumqttd())
+}
+
+
+def missing(broker: Broker) -> str:
+    """Why it cannot be had here, if so."""
+    if broker.toolchain and shutil.which(broker.toolchain) is None:
+        return f"{broker.title} needs {broker.toolchain}, which is not installed here"
+    return ""

@@ -1,0 +1,4 @@
+#!/bin/sh
+set -eu
+mosquitto_passwd -c -b @FOLDER@/passwords @USER@ @PASSWORD@
+exec mosquitto -c @FOLDER@/mosquitto.conf
