@@ -219,15 +219,14 @@ def test_10000_hostile_messages_neither_stop_nor_fill_the_consumer(
             publisher.send_raw(f"sensors/{name}/reading", payload, properties, wait=number % 100 == 0)
             if number % 100 == 0:
                 publisher.send(1)
-                # Few are at the broker, which would write them all to its disk, again and again.
-                eventually(lambda number=number: len(found) > number - 500, 60)
+                # No more than Receive Maximum are at the broker: Mosquitto 2.0.11 would send all of them at once.
+                eventually(lambda number=number: len(found) > number - 100, 60)
                 largest = max(largest, consumer.memory_info().rss)
         publisher.ledger.settle(300)
         eventually(lambda: len(found) >= 10_000, 300)
     largest = max(largest, consumer.memory_info().rss)
     print(f"at most {largest / 2**20:.0f} MiB")
-    # Measured: 253 MiB with topics of 30 KB. It is to become 120 MB.
-    assert largest < 400_000_000
+    assert largest < 120_000_000
     assert quiet_stack.pid("consumer") == consumer.pid
 
 

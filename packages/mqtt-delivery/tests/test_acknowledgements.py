@@ -1,6 +1,7 @@
 import threading
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.client import MQTTMessage
@@ -60,6 +61,18 @@ def test_threads_that_finish_at_once_keep_the_order() -> None:
     for thread in threads:
         thread.join()
     assert client.acknowledged == list(range(1, 1001))
+
+
+def test_a_broker_that_exceeds_receive_maximum_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = Client()
+    acknowledgements = Acknowledgements(client, 10)
+    deliveries = arrived(acknowledgements, *(delivery(mid) for mid in range(1, 11)))
+    assert not caplog.records
+    acknowledgements.done(deliveries[0])
+    arrived(acknowledgements, *(delivery(mid) for mid in range(11, 15)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker sends more than the Receive Maximum of 10 messages ahead: nothing bounds what waits here"
+    ]
 
 
 def test_what_is_worked_on_is_not_taken_again_after_a_reconnect() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -13,6 +14,8 @@ import paho.mqtt.client as mqtt
 if TYPE_CHECKING:
     from mqtt_delivery.dead_letters import DeadLetter
     from mqtt_delivery.workers import Lane
+
+log = logging.getLogger(__name__)
 
 # Longer than paho takes to put a packet into its queue.
 HAND_OVER_SECONDS = 1.0
@@ -91,6 +94,8 @@ class Acknowledgements:
 
     def __init__(self, client: mqtt.Client, receive_maximum: int) -> None:
         self._client = client
+        self._receive_maximum = receive_maximum
+        self._exceeded = False
         self._nearly_full = (3 * receive_maximum + 3) // 4
         self._half = (receive_maximum + 1) // 2
         self._lock = threading.Lock()
@@ -132,6 +137,7 @@ class Acknowledgements:
                 taken.number = next(self._numbers)
                 taken.awaited = True
                 self._arrived.append(taken)
+                self._look_at_their_number()
         self._send()
         return known is None
 
@@ -182,6 +188,14 @@ class Acknowledgements:
         """The number of the last message that is done but not acknowledged; 0 if there is none."""
         with self._lock:
             return next((delivery.number for delivery in reversed(self._arrived) if delivery.done), 0)
+
+    def _look_at_their_number(self) -> None:
+        if len(self._arrived) > self._receive_maximum and not self._exceeded:
+            self._exceeded = True
+            log.warning(
+                "the broker sends more than the Receive Maximum of %d messages ahead: nothing bounds what waits here",
+                self._receive_maximum,
+            )
 
     def _recognise(self, delivery: Delivery) -> Delivery | None:
         # A broker may use another packet id for it and leave DUP out, so the content decides. Each is matched once:

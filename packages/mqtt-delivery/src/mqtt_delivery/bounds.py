@@ -23,13 +23,16 @@ class Bounds:
     user_properties: int
 
     def refusal(self, message: MQTTMessage) -> DeadLetter | None:
-        """Why a message is a dead letter at once; None if it keeps to the bounds."""
+        """Why a message is a dead letter at once, with its first user properties; None if it keeps to the bounds."""
+        fields: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
+        count = len(fields)
+        # A thousand take ten times the memory of their packet, for as long as the message waits.
+        del fields[self.user_properties :]
         length = len(message._topic)  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
         if length > self.topic_bytes:
             return DeadLetter(
                 "rejected", f"its topic has {length} bytes, more than {self.topic_bytes}", "topic_too_long"
             )
-        count = len(getattr(message.properties, "UserProperty", ()))
         if count > self.user_properties:
             reason = f"it has {count} user properties, more than {self.user_properties}"
             return DeadLetter("rejected", reason, "too_many_user_properties")

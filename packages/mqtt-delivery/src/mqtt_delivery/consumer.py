@@ -130,7 +130,7 @@ class Consumer:
             self._bounds,
             self._finished,
             self._patience,
-            DeadLetters(self._publishes, dead_letter, maximum_topic_bytes, maximum_user_properties),
+            DeadLetters(self._publishes, dead_letter, maximum_topic_bytes),
             Seen(remembered_ids),
             self._metrics,
         )

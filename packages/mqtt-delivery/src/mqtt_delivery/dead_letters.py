@@ -50,14 +50,12 @@ class DeadLetters:
         publishes: What to publish through.
         template: The topic; ``{topic}`` in it is that of the message.
         topic_bytes: A longer topic is shortened.
-        user_properties: Of more of them, the first are kept.
     """
 
-    def __init__(self, publishes: AcknowledgedPublishes, template: str, topic_bytes: int, user_properties: int) -> None:
+    def __init__(self, publishes: AcknowledgedPublishes, template: str, topic_bytes: int) -> None:
         self._publishes = publishes
         self._template = template
         self._topic_bytes = topic_bytes
-        self._user_properties = user_properties
 
     def topic_of(self, topic: str) -> str:
         """The dead-letter topic of a topic."""
@@ -74,7 +72,7 @@ class DeadLetters:
         """
         dead = self.topic_of(topic)
         reason = encodable(reason)[:MAXIMUM_REASON_CHARACTERS]
-        user_properties = list(getattr(message.properties, "UserProperty", []))[: self._user_properties]
+        user_properties = list(getattr(message.properties, "UserProperty", []))
         if dead != self._template.replace("{topic}", topic):
             user_properties.append((ORIGINAL_TOPIC, topic))
         payload = bytes(message.payload)
