@@ -118,7 +118,8 @@ def test_what_the_broker_has_dropped_is_said(tmp_path: Path) -> None:
             (found,) = [result for result in broker.examine(runtime, settings) if result.title == "dropped"]
         finally:
             mosquitto.terminate()
-    assert "the broker has dropped 75 messages since it was started: a queue was full" in found.says
+    # 20 more, if the broker had them under way before it knew that the subscriber was gone.
+    assert re.search(r"the broker has dropped (75|95) messages since it was started: a queue was full", found.says)
 
 
 MQTT_3 = ("-V", "mqttv311", "-i", "legacy-meter")

@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from mqtt_delivery import Publisher
 
@@ -361,7 +362,8 @@ def test_no_acknowledgement_on_a_standing_connection_is_not_healthy(monkeypatch:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 11)
     assert not publisher.healthy
-    client.on_disconnect()
+    busy = ReasonCode(PacketTypes.DISCONNECT, "Server busy")
+    client.on_disconnect(client, None, SimpleNamespace(is_disconnect_packet_from_server=False), busy, None)
     publisher.publish("t", b"2")
     assert client.published == [b"1"]
 
