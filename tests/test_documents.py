@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from harness import Stack, eventually, files_of_the_project
-from stack.part import local_url
-from stack.settings import ROOT, Settings
+from stack.settings import ROOT
 from stack.trace import Span
 
 DOCUMENTS = files_of_the_project("*.md")
@@ -22,6 +21,8 @@ DOCUMENTS = files_of_the_project("*.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 EXAMPLES = ROOT / "docs" / "examples"
+# What a page says where its commands need to know where the stack listens.
+LOAD = ". ./env.sh"
 
 ACCOUNT = "it needs an account at Scout or Azure"
 DOCKER = "the backend needs Docker: tests/test_docker.py"
@@ -129,27 +130,21 @@ def test_a_piece_of_configuration_is_the_whole_of_its_key_and_nothing_else(page:
 
 
 def shell(stack: Stack, folder: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Runs commands as a reader does, who has the stack at its usual ports.
+    """Runs commands one after the other, as a reader does in one terminal; the stack is not at its usual ports.
 
     Args:
-        stack: Where the stack is instead.
-        folder: For the options of Mosquitto's clients.
+        stack: Where the stack is.
+        folder: Without options for Mosquitto's clients.
     """
-    fields = Settings.model_fields.items()
-    ports = {str(field.default): str(getattr(stack.settings, name)) for name, field in fields if name.endswith("_port")}
-    for client in ("mosquitto_pub", "mosquitto_sub"):
-        (folder / client).write_text(f"-p {stack.settings.mqtt_port}\n")
-    environment = stack.environment | {
-        "XDG_CONFIG_HOME": str(folder),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(stack.settings.otlp_grpc_port),
-    }
+    before = ""
 
     def run(block: str) -> subprocess.CompletedProcess[str]:
-        here = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: ports.get(port[0], port[0]), block)
+        nonlocal before
+        script, before = before + block, f"{LOAD}\n" if LOAD in block else before
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", here],
+            ["bash", "-euo", "pipefail", "-c", script],
             cwd=ROOT,
-            env=environment,
+            env=stack.environment | {"XDG_CONFIG_HOME": str(folder)},
             capture_output=True,
             text=True,
             timeout=150,
@@ -204,7 +199,7 @@ def test_the_blocks_that_are_listed_are_there() -> None:
 
 def test_the_readmes_legacy_publisher_makes_a_tagged_root_that_echo_answers(stack: Stack, tmp_path: Path) -> None:
     blocks = sh_blocks((ROOT / "README.md").read_text())
-    command = next(block for block in blocks if block.startswith("mosquitto_pub"))
+    command = next(block for block in blocks if "mosquitto_pub" in block)
     # Whoever tries it again sees it again.
     assert shell(stack, tmp_path)(command).returncode == 0
     since = time.time_ns()
@@ -222,14 +217,12 @@ class Example:
 
     def __init__(self, stack: Stack) -> None:
         self._viewer = stack.viewer
-        self._environment = stack.environment | {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(stack.settings.otlp_grpc_port)
-        }
+        self._environment = stack.environment
         self._since = time.time_ns()
 
     def run(self, name: str, *launcher: str) -> str:
         """Runs it to its end and returns what it prints."""
-        command = [*launcher, sys.executable, str(EXAMPLES / f"{name}.py")]
+        command = self._command(name, *launcher)
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
         )
@@ -238,8 +231,7 @@ class Example:
 
     def started(self, name: str) -> subprocess.Popen[str]:
         """Starts it."""
-        command = [sys.executable, str(EXAMPLES / f"{name}.py")]
-        pipe = subprocess.PIPE
+        command, pipe = self._command(name), subprocess.PIPE
         return subprocess.Popen(command, env=self._environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
     @contextmanager
@@ -250,6 +242,10 @@ class Example:
             process.terminate()
             _, errors = process.communicate(timeout=20)
         assert (process.returncode, errors) == (0, "")
+
+    def _command(self, name: str, *launcher: str) -> list[str]:
+        shell = ["bash", "-euc", f'{LOAD}; exec "$@"', "bash"]
+        return [*shell, *launcher, sys.executable, str(EXAMPLES / f"{name}.py")]
 
     def spans(self, path: str, count: int = 1) -> list[Span]:
         """Waits for so many spans to which such a path leads.

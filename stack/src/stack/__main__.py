@@ -1,6 +1,8 @@
 """The tool behind ``make``: starts, stops, checks and shows the stack."""
 
 import argparse
+import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from stack.local import LocalRuntime
 from stack.part import local_url
 from stack.parts import consumer_names, local_parts
 from stack.runtimes import alone, choose_runtime, running_runtime, runtimes
-from stack.settings import BACKENDS, MOST_CONSUMERS, ROOT, Settings
+from stack.settings import BACKENDS, LOADED, MOST_CONSUMERS, ROOT, Settings
 
 LOG_LINES = 20
 
@@ -72,6 +74,14 @@ def down(settings: Settings, part: str | None) -> None:
     console.print(f"{part} is stopped; `make up` starts it again.")
 
 
+def env(settings: Settings) -> None:
+    """Prints where the stack listens, as commands for ``env.sh``."""
+    addresses = settings.addresses()
+    loaded = {name: value for name, value in addresses.items() if not os.environ.get(name)}
+    for name, value in {**addresses, LOADED: " ".join(map("=".join, loaded.items()))}.items():
+        console.print(f"export {name}={shlex.quote(value)}", markup=False)
+
+
 def ps(settings: Settings) -> None:
     """Shows each part with its state."""
     from rich.table import Table
@@ -116,7 +126,7 @@ def main() -> int | None:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "ps", "watch", "doctor"):
+    for name in ("up", "ps", "env", "watch", "doctor"):
         commands.add_parser(name)
     commands.add_parser("verify").add_argument("backend", nargs="?", choices=BACKENDS)
     commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
@@ -134,6 +144,8 @@ def main() -> int | None:
             up(settings)
         case "down":
             down(settings, arguments.part)
+        case "env":
+            env(settings)
         case "ps":
             ps(settings)
         case "logs":

@@ -1,5 +1,6 @@
 """The stack's settings: the environment, then ``.env``, then the defaults that ``.env.example`` documents."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast, get_args
 
@@ -9,6 +10,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service import Listed, Port
 
 ROOT = Path(__file__).parents[3]
+# What env.sh has put into this shell, as NAME=value with spaces between. Its user has not asked for it: .env may have
+# changed since.
+LOADED = "MQTT_TRACING_LOADED"
+for _name, _, _value in (entry.partition("=") for entry in os.environ.pop(LOADED, "").split()):
+    if os.environ.get(_name) == _value:
+        del os.environ[_name]
 MOST_CONSUMERS = 16
 
 # They stand in lines of the broker's files, where a colon or a line break would end them.
@@ -161,6 +168,11 @@ class Settings(BaseSettings):
             off |= {name for name in type(self).model_fields if name.startswith(("viewer", "issuer", "gateway"))}
         names = [name for name in type(self).model_fields if name.endswith("_port") and name not in off]
         return {name.upper(): getattr(self, name) for name in names}
+
+    def addresses(self) -> dict[str, str]:
+        """Where the stack listens, for a program that runs beside it: each port, and the Collector's for the SDK."""
+        ports = {name.upper(): str(getattr(self, name)) for name in type(self).model_fields if name.endswith("_port")}
+        return {**ports, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp_grpc_port}"}
 
     @model_validator(mode="after")
     def _scout_is_whole(self) -> Self:

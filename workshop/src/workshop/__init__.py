@@ -146,11 +146,7 @@ def _name(path: Path) -> str:
 
 def _run(commands: list[str], runtime: Runtime, settings: Settings) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
-    environment |= {
-        "RUNTIME": runtime.name,
-        "MQTT_PORT": str(settings.mqtt_port),
-        "OTLP_GRPC_PORT": str(settings.otlp_grpc_port),
-    }
+    environment |= {"RUNTIME": runtime.name, **settings.addresses()}
     for command in commands:
         console.print(Text("\n" + indent(command.rstrip(), "  "), style="bold"))
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=environment, check=False)
