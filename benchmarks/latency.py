@@ -57,7 +57,7 @@ def echo_and_consumer(stack: Stack, arrivals: Path) -> Iterator[None]:
 def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
     """Publishes at an even pace; the percentiles of the milliseconds to echo."""
     sent: dict[str, int] = {}
-    with connected(stack, "producer") as client:
+    with connected(stack, "operator") as client:
         due = time.monotonic()
         for number in range(rate * SECONDS):
             made = numbered_reading(number)
@@ -82,7 +82,7 @@ def milliseconds_to_viewer(stack: Stack) -> float:
     made = numbered_reading(0)
     trace_id = secrets.token_hex(16)
     properties = traced_properties(made["device_id"], trace_id)
-    with connected(stack, "producer") as client:
+    with connected(stack, "operator") as client:
         started = time.monotonic()
         client.publish(f"sensors/{made['device_id']}/reading", json.dumps(made), 1, properties=properties)
         while len(stack.viewer.trace(trace_id)) < 3:

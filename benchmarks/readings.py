@@ -33,10 +33,10 @@ def traced_properties(device_id: object, trace_id: str | None = None) -> Propert
 
 @contextmanager
 def connected(stack: Stack, role: str, client_id: str = "", clean_start: bool = True) -> Iterator[mqtt.Client]:
-    """A client with raw paho as one of the broker's users: producer, consumer or operator."""
+    """A client with raw paho as the operator, who may have any client id, or as a consumer."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
     password = getattr(stack.settings, f"mqtt_{role}_password").get_secret_value()
-    client.username_pw_set(getattr(stack.settings, f"mqtt_{role}_username"), password)
+    client.username_pw_set(getattr(stack.settings, f"mqtt_{role}_username") + client_id.removeprefix(role), password)
     client.max_inflight_messages_set(1000)
     answered = Event()
     client.on_connect = lambda *_: answered.set()
@@ -52,7 +52,7 @@ def connected(stack: Stack, role: str, client_id: str = "", clean_start: bool = 
 
 def publish(stack: Stack, count: int, **more: object) -> None:
     """Publishes readings, as fast as the broker acknowledges them."""
-    with connected(stack, "producer") as client:
+    with connected(stack, "operator") as client:
         infos: list[mqtt.MQTTMessageInfo] = []
         for number in range(count):
             made = numbered_reading(number, **more)

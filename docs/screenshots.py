@@ -38,7 +38,7 @@ def publish_legacy_reading(settings: Settings) -> None:
         "temperature_c": 20.5,
         "humidity_pct": 45.0,
     }
-    login = ["-u", settings.mqtt_producer_username, "-P", settings.mqtt_producer_password.get_secret_value()]
+    login = ["-u", settings.mqtt_operator_username, "-P", settings.mqtt_operator_password.get_secret_value()]
     command = ["mosquitto_pub", "-V", "mqttv311", "-p", str(settings.mqtt_port), *login, "-q", "1", "-t", LEGACY_TOPIC]
     subprocess.run([*command, "-m", json.dumps(reading)], check=True, timeout=SECONDS)
     viewer = Viewer(settings.viewer_port)

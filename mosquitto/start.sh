@@ -10,10 +10,15 @@ data=${MOSQUITTO_DATA:?}   # what the broker keeps
 
 mkdir -p "$state" "$data"
 
+# Each distribution has it in another folder.
+plugin=$(find "$(dirname "$(command -v mosquitto)")/../lib" /usr/lib /usr/local/lib -maxdepth 2 \
+    -name mosquitto_dynamic_security.so 2>/dev/null | head -n 1)
+[ -n "$plugin" ] || { echo "Mosquitto's plugin mosquitto_dynamic_security.so is not there." >&2 && exit 2; }
+
 fill() { # copies $1 to $2 with the values put in
     sed -e "s|@MQTT_PORT@|${MQTT_PORT:-1883}|g" \
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
-        -e "s|@USER@|$(id -un)|g" \
+        -e "s|@USER@|$(id -un)|g" -e "s|@PLUGIN@|$plugin|g" \
         -e "s|@STATE@|$state|g" -e "s|@DATA@|$data|g" "$1" >"$2"
 }
 fill "$config/mosquitto.conf" "$state/mosquitto.conf"
@@ -34,7 +39,10 @@ for user in $users; do
     mv "$state/acl.filled" "$state/acl"
     printf '%s:%s\n' "$username" "$password" >>"$state/passwords"
 done
-mosquitto_passwd -U "$state/passwords"
+# The plugin reads no other hash.
+mosquitto_passwd -H sha512-pbkdf2 -U "$state/passwords"
+awk -f "$config/dynamic-security.awk" "$state/passwords" "$state/acl" >"$state/dynamic-security.json"
+rm "$state/passwords" "$state/acl"
 
 # Options at the end of the file are of the listener, which then takes nothing but TLS.
 if [ "${MQTT_TLS:-0}" = 1 ]; then
@@ -43,7 +51,7 @@ if [ "${MQTT_TLS:-0}" = 1 ]; then
 fi
 
 # What the health check logs in with (mosquitto_sub reads it from $XDG_CONFIG_HOME).
-printf -- '-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" \
+printf -- '-V mqttv5\n-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" \
     >"$state/mosquitto_sub"
 if [ "${MQTT_TLS:-0}" = 1 ]; then
     printf -- '--cafile %s\n' "$MQTT_CERTIFICATES/ca.crt" >>"$state/mosquitto_sub"

@@ -174,7 +174,7 @@ class Stack:
     def publish_with_mosquitto_pub(self, topic: str, payload: str, *options: str) -> None:
         """Publishes as a foreign client does: Mosquitto's own."""
         settings = self.settings
-        login = ["-u", settings.mqtt_producer_username, "-P", settings.mqtt_producer_password.get_secret_value()]
+        login = ["-u", settings.mqtt_operator_username, "-P", settings.mqtt_operator_password.get_secret_value()]
         command = ["mosquitto_pub", "-p", str(settings.mqtt_port), *login, "-q", "1", "-t", topic, "-m", payload]
         subprocess.run([*command, *options], check=True, timeout=20)
 

@@ -113,13 +113,13 @@ def identifier(payload: bytes | bytearray) -> str:
 
 
 class Publisher:
-    """Publishes readings as the producer's user, each acknowledged by the broker before it counts as sent."""
+    """Publishes readings as the operator's user, each acknowledged by the broker before it counts as sent."""
 
     def __init__(self, stack: NotingStack) -> None:
         self.ledger = Ledger(stack)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        password = stack.settings.mqtt_producer_password.get_secret_value()
-        self._client.username_pw_set(stack.settings.mqtt_producer_username, password)
+        password = stack.settings.mqtt_operator_password.get_secret_value()
+        self._client.username_pw_set(stack.settings.mqtt_operator_username, password)
         self._client.connect("127.0.0.1", stack.settings.mqtt_port)
         self._client.loop_start()
 

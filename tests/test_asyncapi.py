@@ -213,7 +213,7 @@ def test_the_topics_are_those_that_the_broker_lets_through() -> None:
     acl = (ROOT / "mosquitto" / "acl").read_text()
     written = re.findall(r"^topic (?:read)?write (\S+)$", acl, re.M)
     addresses = [channel["address"] for channel in yaml.safe_load(TEXT)["channels"].values()]
-    assert sorted(re.sub(r"{\w+}", "+", address) for address in addresses) == sorted(written)
+    assert sorted(re.sub(r"{\w+}", "+", address) for address in addresses) == sorted(set(written))
 
 
 @pytest.mark.stack

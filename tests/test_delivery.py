@@ -239,7 +239,7 @@ def test_names_that_are_no_utf_8_end_at_the_broker(quiet_stack: NotingStack, pub
         return bytes([kind, len(body)]) + body
 
     settings, pid = quiet_stack.settings, quiet_stack.pid("consumer")
-    login = settings.mqtt_producer_username.encode(), settings.mqtt_producer_password.get_secret_value().encode()
+    login = settings.mqtt_operator_username.encode(), settings.mqtt_operator_password.get_secret_value().encode()
     properties = b"\x26" + text(b"\xff\xfe") + text(b"value")
     for topic, fields in ((b"sensors/x/reading", properties), (b"sensors/\xff\xfe/reading", b"")):
         with socket.create_connection(("127.0.0.1", settings.mqtt_port), timeout=10) as connection:

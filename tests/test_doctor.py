@@ -72,7 +72,7 @@ def test_a_healthy_stack_gets_a_line_for_each_check_and_exit_code_0(patient: Sta
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == [f"✓ {title}" for title in TITLES]
     assert lines[-1] == "All is well."
-    assert "✓ protocol: all clients of consumer, producer speak MQTT 5." in lines
+    assert "✓ protocol: all clients of consumer, operator, producer, producer-once speak MQTT 5." in lines
 
 
 # ---------------------------------------------------------------------- publishers
@@ -149,7 +149,7 @@ def with_bad_publishers(patient: Stack) -> str:
 @pytest.mark.parametrize(
     ("finding", "where", "fix"),
     [
-        ("✗ protocol: not on MQTT 5: ", "legacy-meter (user producer, MQTT 3.1.1)", "connect with protocol=MQTTv5"),
+        ("✗ protocol: not on MQTT 5: ", "legacy-meter (user operator, MQTT 3.1.1)", "connect with protocol=MQTTv5"),
         (
             " without a traceparent: ",
             "sensors/legacy/reading.",

@@ -150,7 +150,7 @@ def test_health_probes_leave_no_trace(stack: Stack) -> None:
 
 def test_the_broker_lets_nobody_do_more_than_their_part(stack: Stack) -> None:
     def connect(username: str | None, password: str | None) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=username or "", protocol=mqtt.MQTTv5)
         client.username_pw_set(username, password)
         outcome: list[ReasonCode] = []
         client.on_connect = lambda _client, _userdata, _flags, reason_code, _properties: outcome.append(reason_code)
@@ -165,9 +165,9 @@ def test_the_broker_lets_nobody_do_more_than_their_part(stack: Stack) -> None:
     with pytest.raises(PermissionError, match="Not authorized"):
         connect(None, None)
     with pytest.raises(PermissionError, match="Not authorized"):
-        connect("producer", "wrong")
+        connect("producer-once", "wrong")
 
-    client = connect("producer", "producer-secret")
+    client = connect("producer-once", "producer-secret")
     try:
         acknowledgements: list[ReasonCode] = []
         client.on_publish = lambda _client, _userdata, _mid, reason_code, _properties: acknowledgements.append(

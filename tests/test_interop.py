@@ -174,7 +174,7 @@ def test_a_message_without_a_context_goes_out_too(language: Language, stack: Sta
 def producer(stack: Stack) -> Iterator[mqtt.Client]:
     settings = stack.settings
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set(settings.mqtt_producer_username, settings.mqtt_producer_password.get_secret_value())
+    client.username_pw_set(settings.mqtt_operator_username, settings.mqtt_operator_password.get_secret_value())
     client.connect("127.0.0.1", settings.mqtt_port)
     client.loop_start()
     yield client

@@ -245,8 +245,8 @@ def test_a_project_of_its_own_is_part_of_a_readings_trace(project: Path, stack: 
         PYTHONPATH=str(project / "installed"),
         MQTT_PORT=str(settings.mqtt_port),
         # The broker knows no user of another project; this one may read, and write to the dead letters.
-        MQTT_RELAY_USERNAME=settings.mqtt_consumer_username,
-        MQTT_RELAY_PASSWORD=settings.mqtt_consumer_password.get_secret_value(),
+        MQTT_RELAY_USERNAME=settings.mqtt_operator_username,
+        MQTT_RELAY_PASSWORD=settings.mqtt_operator_password.get_secret_value(),
         RELAY_URL=local_url(settings.echo_port, "/echo"),
         RELAY_OUTPUT_TOPIC="dead-letter/sensors/relay/reading",
         HEALTH_FILE=str(healthy),

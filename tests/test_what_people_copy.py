@@ -36,7 +36,7 @@ from stack.settings import ROOT
 pytestmark = pytest.mark.stack
 
 TOPIC = "sensors/{}/reading"
-# The broker has no topic for another service: this one may be written by the consumer's user.
+# The broker has no topic for another service: this one may be written by the operator's user.
 OUTPUT_TOPIC = TOPIC.format("dead-letter/sensors/output").removeprefix("sensors/")
 MALFORMED = [b"", b"null", b"{}", b'"text"', b"[null]", bytes(range(256)), b"[" * 5000, b"x" * 60_000]
 
@@ -200,8 +200,8 @@ def service(output: str) -> Callable[[Stack, Path], tuple[list[str], dict[str, s
         upper = name.upper().replace("-", "_")
         return [sys.executable, "-m", name.replace("-", "_")], {
             "PYTHONPATH": str(installed(folder / "installed", folder / name)),
-            f"MQTT_{upper}_USERNAME": "consumer",
-            f"MQTT_{upper}_PASSWORD": "consumer-secret",
+            f"MQTT_{upper}_USERNAME": "operator",
+            f"MQTT_{upper}_PASSWORD": "operator-secret",
             f"{upper}_URL": local_url(stack.settings.echo_port, "/echo"),
             f"{upper}_OUTPUT_TOPIC": OUTPUT_TOPIC,
             "HEALTH_FILE": str(folder / "healthy"),
@@ -247,7 +247,7 @@ def running(
     copy.start()
     try:
         with (
-            client(stack, "producer", f"{request.param}-publisher") as publisher,
+            client(stack, "operator", f"{request.param}-publisher") as publisher,
             client(stack, "operator", f"{request.param}-onlooker") as onlooker,
         ):
             onlooker.on_message = on_message

@@ -62,7 +62,7 @@ def main() -> None:
         name, _, value = entry.partition("=")
         attach(baggage.set_baggage(name, value))
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set("producer", "producer-secret")
+    client.username_pw_set("operator", "operator-secret")
 
     def on_connect(*_: Any) -> None:
         client.publish(f"sensors/{options.device}/reading", json.dumps(reading), options.qos)

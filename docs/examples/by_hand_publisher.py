@@ -30,7 +30,7 @@ def main() -> None:
     """Connects, publishes, and disconnects."""
     set_up("by-hand-publisher")
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set("producer", "producer-secret")
+    client.username_pw_set("operator", "operator-secret")
     connected = threading.Event()
     client.on_connect = lambda *_: connected.set()
     client.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))

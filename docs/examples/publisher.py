@@ -38,7 +38,7 @@ def main() -> None:
     set_up("publisher")
     PahoMqttInstrumentor().instrument(publish_hook=set_message_id)
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set("producer", "producer-secret")
+    client.username_pw_set("operator", "operator-secret")
     connected = threading.Event()
     client.on_connect = lambda *_: connected.set()
     client.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))

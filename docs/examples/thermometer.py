@@ -20,7 +20,7 @@ def main() -> None:
         "humidity_pct": 45.0,
     }
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.username_pw_set("producer", "producer-secret")
+    client.username_pw_set("operator", "operator-secret")
     client.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))
     client.loop_start()
     client.publish("sensors/plain-001/reading", json.dumps(reading), qos=1).wait_for_publish(timeout=10)

@@ -34,7 +34,7 @@ def main() -> None:
     PahoMqttInstrumentor().instrument(process_spans=False)
     RequestsInstrumentor().instrument()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="worker", protocol=mqtt.MQTTv5)
-    client.username_pw_set("consumer", "consumer-secret")
+    client.username_pw_set("operator", "operator-secret")
     consumer = Consumer(client, "sensors/+/reading", handle)
     consumer.connect("127.0.0.1", int(os.environ.get("MQTT_PORT", "1883")))
     sys.exit(0 if consumer.run(stop) else 1)

@@ -7,8 +7,8 @@ import { connectAsync } from "mqtt";
 const {
   MQTT_HOST = "127.0.0.1",
   MQTT_PORT = "1883",
-  MQTT_PRODUCER_USERNAME = "producer",
-  MQTT_PRODUCER_PASSWORD = "producer-secret",
+  MQTT_OPERATOR_USERNAME = "operator",
+  MQTT_OPERATOR_PASSWORD = "operator-secret",
 } = process.env;
 const topic = "sensors/javascript-001/reading";
 const reading = {
@@ -22,7 +22,7 @@ const reading = {
 
 const sdk = new NodeSDK({ serviceName: "javascript-publisher" });
 sdk.start();
-const login = { protocolVersion: 5, username: MQTT_PRODUCER_USERNAME, password: MQTT_PRODUCER_PASSWORD };
+const login = { protocolVersion: 5, username: MQTT_OPERATOR_USERNAME, password: MQTT_OPERATOR_PASSWORD };
 const client = await connectAsync(`mqtt://${MQTT_HOST}:${MQTT_PORT}`, login, false);
 
 const attributes = {

@@ -8,7 +8,6 @@ import argparse
 import json
 import logging
 import time
-from uuid import uuid4
 
 from opentelemetry import baggage
 from opentelemetry.context import attach, detach
@@ -70,7 +69,7 @@ def main() -> int:
     setup_telemetry("producer", settings.resource)
     hook, envelope = print_trace_id if once else set_message_id, settings.json_envelope("sensors/+/reading")
     PahoMqttInstrumentor().instrument(**{**AS_IN_THE_GUIDE, "publish_hook": hook}, json_envelope=envelope)
-    client = settings.new_producer_client(f"producer-once-{uuid4()}" if once else "producer")
+    client = settings.new_producer_client("producer-once" if once else "producer")
     publisher = Publisher(client, settings.buffer_size, None if once else settings.buffer_file)
     broker = settings.mqtt_host, settings.mqtt_port
     publisher.connect(*broker, KEEPALIVE_SECONDS)

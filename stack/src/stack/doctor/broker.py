@@ -75,10 +75,10 @@ def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     try:
         readings, dropped = listen(runtime, settings)
     except StackError as error:
-        yield protocol(runtime, settings, in_payload=False)
+        yield protocol(runtime, in_payload=False)
         yield Result("user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* as at `make up`?")
         return
-    yield protocol(runtime, settings, in_payload=any(reading.context == "payload" for reading in readings))
+    yield protocol(runtime, in_payload=any(reading.context == "payload" for reading in readings))
     if dropped:
         yield Result(
             "dropped",
@@ -160,17 +160,15 @@ def _heard(message: mqtt.MQTTMessage) -> Heard:
     )
 
 
-def protocol(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Result:
+def protocol(runtime: Runtime, *, in_payload: bool) -> Result:
     """The protocol version of each client, from the broker's log.
 
     Args:
         runtime: Has the log.
-        settings: Name the operator's user, who publishes nothing.
         in_payload: Whether readings carry their context in the payload, which every version can.
     """
     title = "protocol"
     clients = lately_connected(runtime.log_text("mosquitto"), datetime.now(UTC))
-    clients = [client for client in clients if client.user != settings.mqtt_operator_username]
     old = [client for client in clients if client.protocol != "5"]
     if not clients:
         return Result(title, "the broker's log names no client of the last minutes.")
