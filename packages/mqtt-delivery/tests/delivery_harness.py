@@ -13,6 +13,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from mqtt_delivery import Consumer, Message
@@ -178,6 +179,61 @@ def consuming(
     eventually(lambda: consumer.healthy)
     yield consumer
     consumer.stop()
+
+
+class Between:
+    """Passes bytes on between a client and a broker; what the broker sends it may change."""
+
+    def __init__(self, port: int, change: Callable[[bytes], bytes]) -> None:
+        self._broker = port
+        self._change = change
+        self.active = True
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._broker))
+            threading.Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, change: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(self._change(data) if change and self.active else data)
+        for connection in (source, target):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def between(port: int, change: Callable[[bytes], bytes]) -> Iterator[Between]:
+    made = Between(port, change)
+    yield made
+    made.close()
+
+
+def saying(**properties: object) -> Callable[[bytes], bytes]:
+    """Adds to what a broker says in its CONNACK, which is the first that it sends and comes alone."""
+
+    def change(data: bytes) -> bytes:
+        if data[0] != 0x20:
+            return data
+        said, _ = Properties(PacketTypes.CONNACK).unpack(data[4:])
+        for name, value in properties.items():
+            setattr(said, name, value)
+        packed = bytes(said.pack())
+        return bytes([0x20, 2 + len(packed)]) + data[2:4] + packed
+
+    return change
 
 
 def values(reader: InMemoryMetricReader) -> dict[str, list[float]]:

@@ -102,7 +102,7 @@ def test_a_broker_that_stands_still_is_noticed(
             assert (consumer.live, consumer.connected, consumer.delivers) == (True, True, False)
         finally:
             own_broker.signal(signal.SIGCONT)
-    assert "stopping to start anew: what is published on heartbeat/worker does not come" in caplog.text
+    assert "stopping: what is published on heartbeat/worker does not come" in caplog.text
     consumer.stop()
 
 
@@ -231,7 +231,6 @@ def test_each_reason_code_of_a_suback_is_looked_at(caplog: pytest.LogCaptureFixt
         return 0, mids[topic_filter]
 
     client.subscribe = subscribe
-    consumer._session._heartbeat.name("worker")
     success = ReasonCode(PacketTypes.CONNACK, "Success")
     refused = [ReasonCode(PacketTypes.SUBACK, "Not authorized")]
     said = Properties(PacketTypes.SUBACK)
@@ -261,11 +260,11 @@ def test_why_a_connection_was_refused_or_ended_is_said(
     own_broker: Broker, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_broker.stop()
-    own_broker.settings.append("max_packet_size 5000")
+    own_broker.settings.append("retain_available false")
     own_broker.start()
     with consuming(own_broker, topic, Handled(), client_id="worker") as consumer:
-        consumer._session._client.publish(topic, b"x" * 10_000)
-        eventually(lambda: "the broker has ended the connection: Packet too large (0x95)" in caplog.text)
+        consumer._session._client.publish(topic, b"x", retain=True)
+        eventually(lambda: "the broker has ended the connection: Retain not supported (0x9A)" in caplog.text)
         eventually(lambda: consumer.healthy)
         own_broker.signal(signal.SIGKILL)
         eventually(lambda: "the connection to the broker is lost" in caplog.text)

@@ -1,15 +1,21 @@
 """What one device may send, so that the others do not notice."""
 
 import logging
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import hypothesis
 import pytest
-from delivery_harness import Broker, Handled, connected, consuming, eventually, publish, user_properties, values
+from delivery_harness import (
+    Broker,
+    Handled,
+    between,
+    connected,
+    consuming,
+    eventually,
+    publish,
+    user_properties,
+    values,
+)
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from paho.mqtt.exception import MalformedPacket
@@ -183,55 +189,13 @@ def test_retained_messages_are_not_processed_once_more(broker: Broker, topic: st
 # ------------------------------------------------------------------ what is truly malformed
 
 
-class Corrupter:
-    """Passes bytes on between a client and a broker, and makes those in ``spoilt`` something that is no UTF-8."""
-
-    def __init__(self, port: int, spoilt: bytes) -> None:
-        self._broker = port
-        self._spoilt = spoilt
-        self.active = True
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._broker))
-            threading.Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, spoil: bool) -> None:
-        with suppress(OSError):
-            while data := source.recv(65_536):
-                if spoil and self.active:
-                    data = data.replace(self._spoilt, b"\xff" * len(self._spoilt))
-                target.sendall(data)
-        for connection in (source, target):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def corrupter(port: int, spoilt: bytes) -> Iterator[Corrupter]:
-    made = Corrupter(port, spoilt)
-    yield made
-    made.close()
-
-
 def test_a_malformed_packet_is_said_counted_and_unhealthy(
     broker: Broker, topic: str, caplog: pytest.LogCaptureFixture, reader: InMemoryMetricReader
 ) -> None:
     handled = Handled()
     with (
-        corrupter(broker.port, b"SPOILT") as between,
-        consuming(broker, topic, handled, port=between.port) as consumer,
+        between(broker.port, lambda data: data.replace(b"SPOILT", b"\xff" * 6)) as spoiling,
+        consuming(broker, topic, handled, port=spoiling.port) as consumer,
         connected(broker) as (client, _),
     ):
         publish(client, topic, b"reading", properties=properties(UserProperty=[("x", "SPOILT")]))
@@ -240,5 +204,5 @@ def test_a_malformed_packet_is_said_counted_and_unhealthy(
         assert [record.levelno for record in lines] == [logging.ERROR] * 2
         assert "properties that cannot be read" in lines[0].getMessage()
         assert values(reader)["mqtt_delivery.consumer.malformed_packets"][0] >= 3
-        between.active = False
+        spoiling.active = False
         eventually(lambda: handled.payloads == [b"reading"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -97,6 +99,13 @@ class Connection(logging.Logger):
             why = "" if reason_code.value == UNSPECIFIED else f": {reason(reason_code)}"
             log.error("the connection to the broker is lost%s", why)
         return False
+
+    def cut(self) -> None:
+        """Ends the connection, to be opened again: then the broker sends again what was not acknowledged."""
+        connection: Any = self._client.socket()
+        with suppress(OSError, AttributeError):
+            # That of WebSockets is paho's own, around the other.
+            getattr(connection, "_socket", connection).shutdown(socket.SHUT_RDWR)
 
     def _note_malformed(self) -> bool:
         what, self._malformed = self._malformed, None

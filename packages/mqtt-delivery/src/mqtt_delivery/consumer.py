@@ -34,7 +34,8 @@ class Consumer:
     """Hands each message of a subscription to a handler, and acknowledges it when that has done its work.
 
     Args:
-        client: An MQTT 5 client that is not connected yet; its callbacks and acknowledgements are the consumer's.
+        client: A client that is not connected yet; its callbacks and acknowledgements are the consumer's. It speaks
+            MQTT 5, or 3.1.1 with ``clean_session=False``.
         topic_filter: What to subscribe to, with QoS 1.
         handle: Called in a worker's thread, inside the process span. It returns: the message is acknowledged. It
             raises ``Reject``: a dead letter at once. It raises anything else: it is tried again.
@@ -54,7 +55,8 @@ class Consumer:
         batch_size: How many messages go to ``handle_batch``.
         batch_seconds: How long a batch waits to fill up.
         receive_maximum: How many messages the broker sends ahead of their acknowledgements, 1 to 65,535 (MQTT 5.0,
-            3.1.2.11.3). It bounds all that waits here.
+            3.1.2.11.3). It bounds all that waits here. By MQTT 3.1.1 a broker does not know it: what is more is left to
+            it, until it sends that again on a new connection.
         maximum_packet_size: The largest packet that the broker sends, in bytes (MQTT 5.0, 3.1.2.11.4). It does not send
             a larger message, and takes it for delivered.
         maximum_topic_bytes: A message with a longer topic becomes a dead letter at once.
@@ -73,7 +75,7 @@ class Consumer:
             to come back. Without, nothing is known of what the broker delivers.
 
     Raises:
-        ValueError: The client does not speak MQTT 5, or a number is out of its range.
+        ValueError: The client speaks neither, or keeps no session, or a number is out of its range.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class Consumer:
         on_session_lost: Callable[[str], object] | None = None,
         heartbeat: bool = True,
     ) -> None:
-        if client.protocol != mqtt.MQTTv5:
-            raise ValueError("a consumer needs a client with protocol=MQTTv5: Receive Maximum is its queue's bound")
+        if client.protocol not in (mqtt.MQTTv5, mqtt.MQTTv311):
+            raise ValueError("a consumer needs a client with protocol=MQTTv5 or MQTTv311, not MQTTv31 or older")
+        if client.protocol == mqtt.MQTTv311 and client._clean_session:  # pyright: ignore[reportPrivateUsage] (it has no public name)
+            raise ValueError("a consumer of MQTT 3.1.1 needs a client with clean_session=False")
         if workers < 1 or batch_size < 1 or not 1 <= receive_maximum <= 65_535:
             raise ValueError("workers and batch_size must be 1 or more, receive_maximum 1 to 65535")
         received_properties.use_for_paho()
@@ -191,13 +195,14 @@ class Consumer:
             drain_seconds: How long the end may take, at most.
 
         Returns:
-            True if it was told to stop; False if nothing comes although the connection stands: start anew.
+            True if it was told to stop; False if nothing comes although the connection stands: start anew. So too where
+            the broker cannot do what is asked of it, such as a shared subscription.
         """
         while not stop.wait(1.0):
             if self._session.healthy:
                 healthy()
             elif stalled := self._session.stalled:
-                log.critical("stopping to start anew: %s", stalled)
+                log.critical("stopping: %s", stalled)
                 return False
         self.stop(drain_seconds)
         return True
@@ -271,6 +276,7 @@ class Consumer:
 
     def _finished(self, delivery: Delivery) -> None:
         oldest = self._acknowledgements.done(delivery)
+        self._session.acknowledged()
         if oldest is not None:
             self._workers.hurry(oldest, self._patience.last_attempt)
 

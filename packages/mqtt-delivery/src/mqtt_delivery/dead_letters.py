@@ -23,8 +23,6 @@ SHORTENED_BYTES = 200
 SHORTENED_LEVEL_BYTES = 64
 SHORTENED_LEVELS = 10
 MAXIMUM_REASON_CHARACTERS = 1000
-# The fixed header, the packet id, and the fields that a tracer adds.
-OVERHEAD_BYTES = 512
 TIMEOUT_SECONDS = 30.0
 
 
@@ -77,8 +75,7 @@ class DeadLetters:
             user_properties.append((ORIGINAL_TOPIC, topic))
         payload = bytes(message.payload)
         properties = _properties([*user_properties, (REASON, reason)])
-        limit = self._publishes.maximum_packet_size
-        if limit is not None and len(payload) + _size(properties) + len(dead.encode()) + OVERHEAD_BYTES > limit:
+        if not self._publishes.terms.takes(dead, payload, properties):
             reason = f"{reason} (without its {len(payload)} bytes and its properties: too large for the broker)"
             payload, properties = b"", _properties([(REASON, reason)])
         try:
@@ -104,10 +101,6 @@ def _properties(user_properties: list[tuple[str, str]]) -> Properties:
     properties = Properties(PacketTypes.PUBLISH)
     properties.UserProperty = user_properties
     return properties
-
-
-def _size(properties: Properties) -> int:
-    return len(bytes(properties.pack()))  # pyright: ignore[reportUnknownArgumentType] (paho has no types here)
 
 
 def encodable(text: str) -> str:

@@ -49,10 +49,6 @@ class Heartbeat:
         self._mid: int | None = None
         self.topic = ""
 
-    def name(self, client_id: str) -> None:
-        """Takes the topic of this client: one level, whatever is in its id."""
-        self.topic = f"heartbeat/{re.sub('[+#/]', '_', client_id)}"
-
     @property
     def silent_seconds(self) -> float:
         """For how long nothing came that should have; 0 if nobody can tell."""
@@ -71,8 +67,10 @@ class Heartbeat:
         """Whether the last one that was sent has come back."""
         return self._sent is None
 
-    def connected(self) -> None:
-        """Begins anew: the broker may have other rules now."""
+    def connected(self, client_id: str) -> None:
+        """Begins anew, on the topic of this client: the broker may have other rules now."""
+        # One level, whatever is in the id.
+        self.topic = f"heartbeat/{re.sub('[+#/]', '_', client_id)}"
         self._came, self._refused = time.monotonic(), False
         if self._mid is not None:
             self._publishes.forget(self._mid)

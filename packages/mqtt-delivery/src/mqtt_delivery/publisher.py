@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 from mqtt_delivery.buffers import Buffer, DiskBuffer, Kept, MemoryBuffer
 from mqtt_delivery.connection import Connection, reason
 from mqtt_delivery.metrics import CAUSE, meter, observe
+from mqtt_delivery.terms import Terms
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ NO_MATCHING_SUBSCRIBERS = 0x10
 QUOTA_EXCEEDED = 0x97
 # Before what the broker has thrown away is sent again.
 PAUSE_SECONDS = 1.0
-# Of a packet, beside topic, payload and the caller's properties: the header, the packet id, a tracer's fields.
-OVERHEAD_BYTES = 512
 # The largest packet that the broker sends to a publisher: acknowledgements are small (MQTT 5.0, 3.1.2.11.4).
 RECEIVED_BYTES = 65_536
 
@@ -61,9 +60,11 @@ class Publisher:
         # By message id: what is under way, and which answers came before publish() returned.
         self._in_flight: dict[int, Kept] = {}
         self._early: dict[int, Any] = {}
+        # Taken back from paho while it was handed over.
+        self._taken_back: set[int] = set()
         self._sending = False
         self._window = 0
-        self._maximum_packet_size: int | None = None
+        self._terms = Terms()
         # When to send again while the broker throws away what it gets: one at a time, to see whether it still does.
         self._nobody_until: float | None = None
         self._dropped_in_a_row = 0
@@ -103,7 +104,7 @@ class Publisher:
     @property
     def healthy(self) -> bool:
         """Live, connected, and the broker acknowledges: a probe for a health check."""
-        return self.live and self.connected and self.stalled_seconds < STALL_SECONDS
+        return self.live and self.connected and self._window > 0 and self.stalled_seconds < STALL_SECONDS
 
     def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
         """Connects in the background, and again whenever the connection is lost."""
@@ -197,8 +198,7 @@ class Publisher:
     def _take(self) -> Kept | None:
         """The next message that is not too large for the broker."""
         while (kept := self._buffer.take()) is not None:
-            size = len(kept.payload) + len(kept.topic.encode()) + OVERHEAD_BYTES
-            if self._maximum_packet_size is None or size <= self._maximum_packet_size:
+            if self._terms.takes(kept.topic, kept.payload, kept.properties):
                 return kept
             log.error("a message on %s has %d bytes: too many for the broker", kept.topic[:200], len(kept.payload))
             self._count_dropped("refused")
@@ -213,9 +213,12 @@ class Publisher:
                 self._done(kept)
             elif mid in self._early:
                 self._answered(kept, self._early.pop(mid))
+            elif mid in self._taken_back:
+                self._buffer.put_back(kept)
             else:
                 self._in_flight[mid] = kept
             self._early.clear()
+            self._taken_back.clear()
 
     def _on_publish(self, client: mqtt.Client, userdata: Any, mid: int, reason_code: Any, *_: object) -> None:
         with self._changed:
@@ -261,11 +264,31 @@ class Publisher:
         if not self._connection.opened(reason_code, properties):
             return
         log.info("connected to the broker")
+        terms = Terms.of(properties)
+        if contradiction := terms.against_publishing():
+            log.error("nothing is published: %s", contradiction)
+            return
+        window = min(IN_FLIGHT, terms.receive_maximum)
+        self._take_back(window)
         with self._changed:
-            self._window = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
-            self._maximum_packet_size = getattr(properties, "MaximumPacketSize", None)
+            self._window, self._terms = window, terms
             self._progress = time.monotonic()
         self._send()
+
+    def _take_back(self, window: int) -> None:
+        """Takes back what is under way if the broker takes fewer messages now: paho would send all of it at once."""
+        with self._changed:
+            if len(self._in_flight) + self._sending <= window:
+                return
+        # Without the lock, as above.
+        mids = [message.mid for message in self._client.drop_out_messages()]
+        with self._changed:
+            for mid in mids:
+                kept = self._in_flight.pop(mid, None)
+                if kept is None:
+                    self._taken_back.add(mid)
+                else:
+                    self._buffer.put_back(kept)
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
         self._connection.ended(flags, reason_code, properties)

@@ -10,6 +10,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from mqtt_delivery.connection import reason
+from mqtt_delivery.terms import Terms
 
 # So many wait for their acknowledgement at once; fewer, where the broker takes fewer (MQTT 5.0, 3.2.2.3.3).
 IN_FLIGHT = 20
@@ -47,16 +48,15 @@ class AcknowledgedPublishes:
         self._unanswered = 0
         self._receive_maximum = IN_FLIGHT
         self._changed = threading.Condition()
-        # What the broker takes at most, in bytes (MQTT 5.0, 3.2.2.3.6); None: anything.
-        self.maximum_packet_size: int | None = None
+        self.terms = Terms()
         client.max_inflight_messages_set(0)
         client.on_publish = self._on_publish
 
-    def connected(self, properties: Properties) -> None:
-        """Takes over what a CONNACK says."""
+    def connected(self, terms: Terms) -> None:
+        """Takes over what holds on a new connection."""
         with self._changed:
-            self.maximum_packet_size = getattr(properties, "MaximumPacketSize", None)
-            self._receive_maximum = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
+            self.terms = terms
+            self._receive_maximum = min(IN_FLIGHT, terms.receive_maximum)
             too_many = self._unanswered > self._receive_maximum
         if too_many:
             # paho would send all of it again at once.
@@ -102,9 +102,13 @@ class AcknowledgedPublishes:
         """Hands a message over as soon as the broker takes one more; returns its number, to ask for its ``answer`` by.
 
         Raises:
-            PublishError: It takes no more in time, or paho does not.
+            PublishError: It takes no more in time, or paho does not; or it takes nothing like this.
             ValueError: The topic is none to publish to.
         """
+        if retain and not self.terms.retained_messages:
+            raise PublishError("the broker keeps no retained messages", "Retain not supported")
+        if not self.terms.takes(topic, payload.encode() if isinstance(payload, str) else payload, properties):
+            raise PublishError(f"its {len(payload)} bytes are too many for the broker", "Packet too large")
         with self._changed:
             if not self._changed.wait_for(lambda: self._unanswered < self._receive_maximum, timeout_seconds):
                 raise PublishError(f"the broker did not answer others within {timeout_seconds:g} s", "timeout")

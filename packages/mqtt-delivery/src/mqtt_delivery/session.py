@@ -17,11 +17,12 @@ from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
 from mqtt_delivery.connection import Connection, reason
 from mqtt_delivery.heartbeat import SILENCE_SECONDS, UNHEALTHY_SECONDS, Heartbeat
 from mqtt_delivery.publishing import AcknowledgedPublishes
+from mqtt_delivery.terms import QOS, Terms
 
 log = logging.getLogger(__name__)
 
-# Of the messages; the marker of a session that is left has to wait in the same queue.
-QOS = 1
+# Retain Handling (MQTT 5.0, 3.8.3.1).
+NO_RETAINED = 2
 # For so long nothing may come while a session is left.
 LEAVE_SECONDS = 20.0
 
@@ -70,7 +71,10 @@ class Session:
         self._receive_maximum = receive_maximum
         self._maximum_packet_size = maximum_packet_size
         self._expiry_seconds = expiry_seconds
-        self._options = SubscribeOptions(qos=QOS, retainHandling=retain_handling)
+        self._retain_handling = retain_handling
+        self._mqtt_5 = client.protocol == mqtt.MQTTv5
+        # MQTT 3.1.1: more came than is taken, so all that comes is left to the next connection.
+        self._overflowed = self._said_overflow = False
         self._wants_heartbeat = heartbeat
         self._publishes = publishes
         self._acknowledgements = acknowledgements
@@ -81,6 +85,7 @@ class Session:
         # While a message is here that was not acknowledged, the broker may keep the next one back.
         self._heartbeat = Heartbeat(publishes, heartbeat, lambda: acknowledgements.count > 0)
         self._subscribed = False
+        self._contradiction: str | None = None
         self._had_session = False
         self._kept_seconds = expiry_seconds
         self._accepting = True
@@ -131,7 +136,9 @@ class Session:
 
     @property
     def stalled(self) -> str | None:
-        """What does not happen, for too long, although the connection stands."""
+        """What the connection lacks, although it stands: for too long, or for good."""
+        if self._contradiction:
+            return self._contradiction
         if not self._connection.live:
             return "the network thread does not turn"
         if self._client.is_connected() and self._heartbeat.silent_seconds > SILENCE_SECONDS:
@@ -140,12 +147,14 @@ class Session:
 
     def connect(self, host: str, port: int, keepalive_seconds: int) -> None:
         """Connects in the background, to a session that outlives the connection."""
-        self._heartbeat.name(self.name)
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = self._expiry_seconds
-        properties.ReceiveMaximum = self._receive_maximum
-        properties.MaximumPacketSize = self._maximum_packet_size
-        self._client.connect_async(host, port, keepalive_seconds, clean_start=False, properties=properties)
+        if self._mqtt_5:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = self._expiry_seconds
+            properties.ReceiveMaximum = self._receive_maximum
+            properties.MaximumPacketSize = self._maximum_packet_size
+            self._client.connect_async(host, port, keepalive_seconds, clean_start=False, properties=properties)
+        else:
+            self._client.connect_async(host, port, keepalive_seconds)
         self._client.loop_start()
 
     def leave(self, host: str, port: int, keepalive_seconds: int) -> None:
@@ -193,26 +202,50 @@ class Session:
             self._unsubscribe(self._former_filter)
             with self._answered:
                 self._answered.wait_for(lambda: not self._unsubscribing, 1.0)
-        properties = Properties(PacketTypes.DISCONNECT)
-        if end_session:
+        properties = None
+        if end_session and self._mqtt_5:
+            properties = Properties(PacketTypes.DISCONNECT)
             properties.SessionExpiryInterval = 0
         self._client.disconnect(properties=properties)
+        self._client.loop_stop()
+        if end_session and not self._mqtt_5:
+            self._end_by_a_clean_session()
+
+    def _end_by_a_clean_session(self) -> None:
+        """Ends the session as MQTT 3.1.1 has it (3.1.2.4): by another with the same id."""
+        taken = threading.Event()
+        self._client._clean_session = True  # pyright: ignore[reportPrivateUsage] (it has no public name)
+        self._client.on_connect = lambda *_: taken.set()  # pyright: ignore[reportUnknownLambdaType] (none is used)
+        self._client.reconnect()
+        self._client.loop_start()
+        if not taken.wait(LEAVE_SECONDS):
+            log.error("the broker did not answer: it keeps the session of %s, with nothing in it", self.name)
+        self._client.disconnect()
         self._client.loop_stop()
 
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
         if not self._connection.opened(reason_code, properties):
             return
         self._look_at_session(flags.session_present, properties)
-        self._publishes.connected(properties)
-        self._heartbeat.connected()
+        terms = Terms.of(properties)
+        self._publishes.connected(terms)
+        # With an empty id the broker has given one, by which the session is found again (MQTT 5.0, 3.2.2.3.7).
+        if assigned := getattr(properties, "AssignedClientIdentifier", None):
+            client._client_id = assigned.encode()  # pyright: ignore[reportPrivateUsage] (there is no other way)
+        self._heartbeat.connected(self.name)
         if self._leaving:
             self._leave(flags.session_present)
             return
+        self._contradiction = terms.against_subscribing(self._filter)
+        if self._contradiction:
+            log.error("nothing is subscribed to: %s", self._contradiction)
+            return
         # One packet for each: what becomes of one is nothing to the others.
-        self._subscribe(self._filter, self._options)
+        self._subscribe(self._filter, QOS)
         if self._wants_heartbeat:
-            self._subscribe(self._heartbeat.topic, SubscribeOptions(qos=0))
-        self._unsubscribe(self._former_filter)
+            self._subscribe(self._heartbeat.topic, 0)
+        if terms.shared_subscriptions:
+            self._unsubscribe(self._former_filter)
 
     def _look_at_session(self, present: bool, properties: Properties) -> None:
         if self._had_session and not present:
@@ -229,12 +262,16 @@ class Session:
             return
         log.info("unsubscribing; processing what the session still holds")
         self._marked_after = None
-        self._subscribe(self._heartbeat.topic, SubscribeOptions(qos=QOS))
+        self._subscribe(self._heartbeat.topic, QOS)
         self._unsubscribe(self._filter)
         self._unsubscribe(self._former_filter)
 
-    def _subscribe(self, topic_filter: str, options: SubscribeOptions) -> None:
-        _, mid = self._client.subscribe(topic_filter, options=options)
+    def _subscribe(self, topic_filter: str, qos: int) -> None:
+        if self._mqtt_5:
+            options = SubscribeOptions(qos=qos, retainHandling=self._retain_handling)
+            _, mid = self._client.subscribe(topic_filter, options=options)
+        else:
+            _, mid = self._client.subscribe(topic_filter, qos)
         if mid is not None:
             self._subscribing[mid] = topic_filter
 
@@ -268,6 +305,8 @@ class Session:
         for reason_code in reason_codes:
             if reason_code.is_failure:
                 log.error("the broker does not unsubscribe %s: %s", topic_filter, reason(reason_code, properties))
+        if self._overflowed and not self._acknowledgements.count:
+            self._connection.cut()
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
         self._subscribed = False
@@ -277,6 +316,7 @@ class Session:
             self._unsubscribing.clear()
             self._answered.notify_all()
         self._heartbeat.came()
+        self._overflowed = False
         if self._connection.ended(flags, reason_code, properties):
             self._malformed()
         self._acknowledgements.connection_lost()
@@ -285,13 +325,40 @@ class Session:
         topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
         if topic == self._heartbeat.topic:
             self._heartbeat.came(bytes(message.payload))
-            delivery = Delivery(message, topic)
-            if self._acknowledgements.arrived(delivery):
-                self._acknowledgements.done(delivery)
-        elif self._accepting:
+            self._let_pass(message, topic)
+        elif self._is_retained(message):
+            self._let_pass(message, topic)
+        elif self._accepting and not self._is_too_much():
             self._heartbeat.came()
             self._note_event()
             self._arrived(message)
+
+    def _let_pass(self, message: mqtt.MQTTMessage, topic: str) -> None:
+        """Acknowledges a message that is not for the handler, when its turn comes."""
+        delivery = Delivery(message, topic)
+        if self._acknowledgements.arrived(delivery):
+            self._acknowledgements.done(delivery)
+
+    def _is_retained(self, message: mqtt.MQTTMessage) -> bool:
+        """Whether a message is there for the subscription, where the broker could not be told to send none."""
+        return not self._mqtt_5 and message.retain and self._retain_handling == NO_RETAINED
+
+    def _is_too_much(self) -> bool:
+        if not self._mqtt_5 and not self._overflowed and self._acknowledgements.count >= self._receive_maximum:
+            self._overflowed = True
+            if not self._said_overflow:
+                log.warning(
+                    "the broker sends more than %d messages ahead; it gets to send the rest again",
+                    self._receive_maximum,
+                )
+                self._said_overflow = True
+        return self._overflowed
+
+    def acknowledged(self) -> None:
+        """Has the broker send what was left to it, once all is acknowledged that came before."""
+        if self._overflowed and not self._acknowledgements.count:
+            # It answers this after it has read the acknowledgements.
+            self._unsubscribe(self._former_filter)
 
     def _note_event(self) -> None:
         self._events += 1

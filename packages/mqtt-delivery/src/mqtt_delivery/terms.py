@@ -1,0 +1,56 @@
+"""What a broker allows, by its CONNACK."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from paho.mqtt.properties import Properties
+
+# Of the messages, in both directions.
+QOS = 1
+# Of a packet, beside topic, payload and properties: the header, the packet id, a tracer's fields.
+OVERHEAD_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds on one connection (MQTT 5.0, 3.2.2.3); where the broker says nothing, what MQTT says."""
+
+    receive_maximum: int = 65_535
+    maximum_qos: int = 2
+    retained_messages: bool = True
+    maximum_packet_size: int | None = None
+    wildcards: bool = True
+    shared_subscriptions: bool = True
+
+    @classmethod
+    def of(cls, properties: Properties | None) -> Self:
+        """Those of a CONNACK."""
+        return cls(
+            receive_maximum=getattr(properties, "ReceiveMaximum", cls.receive_maximum),
+            maximum_qos=getattr(properties, "MaximumQoS", cls.maximum_qos),
+            retained_messages=bool(getattr(properties, "RetainAvailable", 1)),
+            maximum_packet_size=getattr(properties, "MaximumPacketSize", None),
+            wildcards=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
+            shared_subscriptions=bool(getattr(properties, "SharedSubscriptionAvailable", 1)),
+        )
+
+    def against_publishing(self) -> str | None:
+        """Why nothing can be published at least once."""
+        return None if self.maximum_qos >= QOS else "the broker takes QoS 0 only, by which messages get lost"
+
+    def against_subscribing(self, topic_filter: str) -> str | None:
+        """Why nothing can be taken in at least once by this filter."""
+        if not self.shared_subscriptions and topic_filter.startswith("$share/"):
+            return "more than one consumer needs shared subscriptions, which the broker does not have"
+        if not self.wildcards and {"+", "#"} & set(topic_filter):
+            return f"{topic_filter} has wildcards, which the broker does not take"
+        return self.against_publishing()
+
+    def takes(self, topic: str, payload: bytes, properties: Properties | None) -> bool:
+        """Whether a message is small enough."""
+        size = len(topic.encode()) + len(payload) + OVERHEAD_BYTES
+        if properties is not None:
+            size += len(bytes(properties.pack()))  # pyright: ignore[reportUnknownArgumentType] (paho has no types here)
+        return self.maximum_packet_size is None or size <= self.maximum_packet_size
