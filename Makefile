@@ -12,8 +12,8 @@ PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
 PAGES := docs/*.md docs/backends/*.md
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs verify trace watch doctor check solution new-service dist sbom test test-quick test-long \
-	test-interop test-brokers test-matrix bench lint format lock docs screenshots
+.PHONY: help up down ps logs verify trace watch doctor workshop check solution new-service dist sbom test test-quick test-long \
+	test-interop test-brokers test-matrix bench lint format lock docs
 
 # A group is a line "##@ its name"; 24 lines of 80 columns hold all of it.
 help:
@@ -66,6 +66,9 @@ doctor: $(VENV)/ready ## Look for what is usually wrong; say how to mend it
 	@$(STACK) doctor
 
 ##@ learn
+workshop: $(VENV)/ready ## Do the exercises: checks, hints, progress
+	@$(WORKSHOP) watch
+
 check: $(VENV)/ready ## Say what an exercise still lacks (EXERCISE=3)
 	@$(WORKSHOP) check "$(EXERCISE)"
 
@@ -137,9 +140,8 @@ lock: $(VENV)/ready ## Update the lock files
 	@$(BIN)/python requirements/compile.py --upgrade
 	@$(BIN)/python stack/programs/lock.py
 
-docs: $(VENV)/dev ## Put the current code into docs/
+docs: $(VENV)/dev ## Put current code into docs/ (PICTURES=1: pictures)
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
-
-# Takes the pictures of docs/ from the running stack.
-screenshots: $(VENV)/dev
+ifdef PICTURES
 	@$(BIN)/python docs/screenshots.py
+endif

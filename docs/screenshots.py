@@ -1,4 +1,4 @@
-"""Takes the pictures of the docs: ``make screenshots``, with the stack up; an argument names another folder.
+"""Takes the screenshots of the docs: ``make docs PICTURES=1``, with the stack up; an argument names another folder.
 
 Sends a reading as ``make verify`` does, and one as a legacy publisher does, and shows them in the viewer. The broker
 must take clients without TLS (``MQTT_TLS=0``).

@@ -150,8 +150,8 @@ def messages(stack: Stack) -> list[Received]:
     client.loop_start()
     eventually(lambda: len(subscribed) == 2)
     # The stack's consumer has readings enough.
-    password = settings.mqtt_consumer_password
-    idle = BrokerSettings(mqtt_port=settings.mqtt_port).new_client("idle", settings.mqtt_consumer_username, password)
+    user, password = f"{settings.mqtt_consumer_username}-2", settings.mqtt_consumer_password
+    idle = BrokerSettings(mqtt_port=settings.mqtt_port).new_client("consumer-2", user, password)
     consumer = Consumer(idle, "sensors/idle/reading", lambda message: None).connect("127.0.0.1", settings.mqtt_port)
     traceparent = f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"
     options = ["-V", "mqttv5", "-D", "publish", "user-property", "traceparent", traceparent]

@@ -45,7 +45,8 @@ ELSEWHERE = {
     "lint": ".ci/run",
     "format": "people, before `make lint`",
     "lock": "`make lint` checks what it makes",
-    "docs": "`make lint`",
+    "docs": "`make lint`; tests/test_pictures.py takes the pictures",
+    "workshop": "tests/test_workshop.py, at a terminal",
 }
 pytestmark = pytest.mark.timeout(900)
 

@@ -1,8 +1,11 @@
 """Each exercise of the workshop: its check names what is missing, its solution passes, and nothing of it stays."""
 
+import os
 import re
+import select
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from harness import Stack, eventually
 from stack.settings import ROOT
 from workshop import BLOCK, SECTION, answers_file, answers_to, blocks
 from workshop.exercises import EXERCISES, MINE, READING, WORKSHOP, Evidence, kinds, still_missing
+from workshop.screen import PROGRESS, hints
 
 # What the check says of a stack on which nobody has begun.
 BEGINNING = {
@@ -127,6 +131,109 @@ def test_an_exercise_can_be_checked_solved_and_taken_back(stack: Stack, exercise
     assert started_as(stack) == settings
     verified = make(stack, "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Screen:
+    """``make workshop`` at a terminal of 200 columns."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._terminal, terminal = os.openpty()
+        termios.tcsetwinsize(terminal, (40, 200))
+        environment = stack.environment | {"TERM": "xterm-256color"}
+        environment.pop("COLUMNS", None)
+        command = ["make", "--no-print-directory", "workshop"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+        )
+        os.close(terminal)
+
+    def press(self, key: str) -> None:
+        os.write(self._terminal, key.encode())
+
+    def shows(self, *lines: str, seconds: float = 10) -> None:
+        """Waits until all of these lines are on the screen, which is drawn several times a second."""
+        text = ""
+
+        def look() -> bool:
+            nonlocal text
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                text += ESCAPES.sub("", os.read(self._terminal, 100_000).decode(errors="replace"))
+            drawn = text[-8000:]
+            return all(line in drawn for line in lines)
+
+        eventually(look, seconds)
+
+    def close(self) -> int:
+        self.press("q")
+        code = self.process.wait(10)
+        os.close(self._terminal)
+        return code
+
+
+@pytest.fixture
+def no_progress() -> Iterator[None]:
+    """What somebody who works in this folder has reached is put back."""
+    kept = PROGRESS.read_bytes() if PROGRESS.exists() else None
+    PROGRESS.unlink(missing_ok=True)
+    yield
+    PROGRESS.unlink(missing_ok=True)
+    if kept is not None:
+        PROGRESS.write_bytes(kept)
+
+
+@pytest.mark.usefixtures("no_progress")
+def test_the_screen_checks_by_itself_gives_hints_and_keeps_the_progress(stack: Stack) -> None:
+    screen = Screen(stack)
+    screen.shows("1. Read one trace", f"✗ {BEGINNING['1']}", "Steps: workshop/1-read-one-trace.md")
+    for number in (1, 2, 3):
+        screen.press("h")
+        screen.shows(f"Hint {number} of 3")
+    screen.shows("All hints are shown; `make solution EXERCISE=1` does the exercise.")
+    # Nobody has to press a key when the answers are there.
+    assert make(stack, "solution", "EXERCISE=1").returncode == 0
+    screen.shows("✓ 1", "✓ Done. n goes to the next exercise.")
+    screen.press("n")
+    screen.shows("2. Lose the context", f"✗ {BEGINNING['2']}")
+    assert screen.close() == 0
+
+    screen = Screen(stack)
+    screen.shows("✓ 1", "2. Lose the context")
+    screen.press("p")
+    screen.shows("1. Read one trace", "Hint 3 of 3")
+    (MINE / "1-note.txt").write_text("mine")
+    screen.press("r")
+    screen.shows("The stack is as it was.", "Any key goes on.")
+    screen.press(" ")
+    screen.shows("· 1", f"✗ {BEGINNING['1']}")
+    assert not list(MINE.glob("1[-.]*"))
+    assert (MINE / "old-1-note.txt").read_text() == "mine"
+    (MINE / "old-1-note.txt").unlink()
+    assert screen.close() == 0
+
+
+@pytest.mark.usefixtures("no_progress")
+def test_the_screen_says_when_the_stack_is_away_and_goes_on_when_it_is_back(stack: Stack) -> None:
+    stack.stop_part("viewer")
+    screen = Screen(stack)
+    screen.shows("1. Read one trace", "✗ the viewer does not answer at ", "(`make ps` shows what runs)")
+    assert make(stack, "up").returncode == 0
+    screen.shows(f"✗ {BEGINNING['1']}")
+    assert screen.close() == 0
+
+
+def test_without_a_terminal_there_is_no_screen(stack: Stack) -> None:
+    done = make(stack, "workshop")
+    assert done.returncode != 0
+    said = "`make workshop` needs a terminal; `make check EXERCISE=1` checks an exercise without one"
+    assert done.stderr.splitlines()[0] == f"error: {said}"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_each_exercise_has_three_hints(exercise: str) -> None:
+    assert len(list(filter(None, hints(exercise)))) == 3
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)

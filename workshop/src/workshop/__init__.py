@@ -1,4 +1,4 @@
-"""``make check`` and ``make solution``: the exercises of the workshop, whose pages are in ``workshop/``.
+"""``make workshop``, ``make check`` and ``make solution``: the exercises, whose pages are in ``workshop/``.
 
 A page holds all that is typed: the solution is its ``sh`` blocks under "Steps" and "Solution", in order, and what takes
 it back is the block under "Take it back". So a page and its solution cannot differ.
@@ -41,9 +41,8 @@ def check(runtime: Runtime, settings: Settings, exercise: str) -> int:
         StackError: If there is no such exercise, or no backend on this machine.
     """
     page = page_of(exercise)
-    evidence = Evidence(runtime, local_viewer(settings), answers_file(exercise), answers_to(exercise))
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while missing := list(still_missing(EXERCISES[exercise], evidence)):
+    while missing := what_is_missing(runtime, settings, exercise):
         if time.monotonic() > deadline:
             for line in missing:
                 console.print(Text.assemble(("✗", "red"), f" {line}"))
@@ -51,6 +50,16 @@ def check(runtime: Runtime, settings: Settings, exercise: str) -> int:
         time.sleep(0.3)
     console.print(Text.assemble(("✓", "green"), f" Exercise {title(page)} is done."))
     return 0
+
+
+def what_is_missing(runtime: Runtime, settings: Settings, exercise: str) -> list[str]:
+    """A line for each thing that is missing in an exercise at the moment.
+
+    Raises:
+        StackError: If there is no backend on this machine, or it does not answer.
+    """
+    evidence = Evidence(runtime, local_viewer(settings), answers_file(exercise), answers_to(exercise))
+    return list(still_missing(EXERCISES[exercise], evidence))
 
 
 def apply(runtime: Runtime, settings: Settings, exercise: str) -> None:
@@ -63,14 +72,14 @@ def apply(runtime: Runtime, settings: Settings, exercise: str) -> None:
     page = page_of(exercise)
     if _record(exercise).exists():
         raise StackError(f"the solution is applied already; `make solution EXERCISE={exercise} UNDO=1` takes it back")
-    if own := _files(exercise):
+    if own := files_of(exercise):
         names = ", ".join(map(_name, own))
         raise StackError(f"{names}: yours, and the solution would write over it; move it out of {_name(MINE)} first")
     try:
         for heading in ("Steps", "Solution"):
             _run(blocks(page, heading), runtime, settings)
     finally:
-        _record(exercise).write_text(json.dumps({file.name: _digest(file) for file in _files(exercise)}))
+        _record(exercise).write_text(json.dumps({file.name: _digest(file) for file in files_of(exercise)}))
     console.print(f"`make check EXERCISE={exercise}` passes; `make solution EXERCISE={exercise} UNDO=1` takes it back.")
 
 
@@ -81,17 +90,29 @@ def take_back(runtime: Runtime, settings: Settings, exercise: str) -> None:
         StackError: If there is no such exercise, a command fails, or one of the files has changed since; then nothing
             was done.
     """
-    page, record = page_of(exercise), _record(exercise)
-    made = json.loads(record.read_text()) if record.exists() else {}
-    if changed := [file for file in _files(exercise) if made and made.get(file.name) != _digest(file)]:
+    page, made = page_of(exercise), _made(exercise)
+    if changed := [file for file in files_of(exercise) if made and made.get(file.name) != _digest(file)]:
         names = ", ".join(map(_name, changed))
         raise StackError(f"{names}: changed since the solution was applied; move it out of {_name(MINE)} first")
     _run(blocks(page, "Take it back"), runtime, settings)
     for name in made:
         (MINE / name).unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
-    kept = [_name(file) for file in _files(exercise)]
+    _record(exercise).unlink(missing_ok=True)
+    kept = [_name(file) for file in files_of(exercise)]
     console.print("The stack is as it was." + (f" Your files stay: {', '.join(kept)}." if kept else ""))
+
+
+def reset(runtime: Runtime, settings: Settings, exercise: str) -> None:
+    """Takes an exercise back, and sets aside the files of a person: nothing of an earlier attempt counts any more.
+
+    Raises:
+        StackError: As ``take_back`` does.
+    """
+    made = _made(exercise)
+    for file in files_of(exercise):
+        if made.get(file.name) != _digest(file):
+            file.rename(MINE / f"old-{file.name}")
+    take_back(runtime, settings, exercise)
 
 
 def page_of(exercise: str) -> Path:
@@ -115,7 +136,12 @@ def title(page: Path) -> str:
 
 def blocks(page: Path, heading: str) -> list[str]:
     """The commands under a heading of a page."""
-    return BLOCK.findall(dict(SECTION.findall(page.read_text())).get(heading, ""))
+    return BLOCK.findall(section(page, heading))
+
+
+def section(page: Path, heading: str) -> str:
+    """What stands under a heading of a page."""
+    return dict(SECTION.findall(page.read_text())).get(heading, "")
 
 
 def answers_file(exercise: str) -> str:
@@ -128,12 +154,19 @@ def answers_to(exercise: str) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(ROOT / answers_file(exercise)).items() if value}
 
 
-def _files(exercise: str) -> list[Path]:
+def files_of(exercise: str) -> list[Path]:
+    """What is there of an exercise: the work of a person, or of the solution."""
     return sorted(MINE.glob(f"{exercise}[-.]*"))
 
 
 def _record(exercise: str) -> Path:
     return MINE / f".solution-{exercise}"
+
+
+def _made(exercise: str) -> dict[str, str]:
+    """The files that the solution made, if it is applied, each with its digest."""
+    record = _record(exercise)
+    return json.loads(record.read_text()) if record.exists() else {}
 
 
 def _digest(file: Path) -> str:
