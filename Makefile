@@ -125,14 +125,14 @@ bench: $(VENV)/dev ## Measure the stack (ONLY=consumer for one part)
 	@$(STACK) prepare
 	@PYTHONPATH=tests:.:packages/mqtt-delivery/tests:packages/opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
-lint: $(VENV)/dev ## Check format, style, types, locks and docs
+lint: $(VENV)/dev ## Check format (make format), style, types, locks, docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 	@$(BIN)/python requirements/compile.py --check
 	@$(MAKE) --no-print-directory docs CHECK=1
 
-format: $(VENV)/dev ## Format the code
+format: $(VENV)/dev
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

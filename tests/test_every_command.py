@@ -43,7 +43,6 @@ ELSEWHERE = {
     "test-matrix": "the instrumentation's maintainers",
     "bench": "tests/test_benchmarks.py runs a part of it",
     "lint": ".ci/run",
-    "format": "people, before `make lint`",
     "lock": "`make lint` checks what it makes",
     "docs": "`make lint`; tests/test_pictures.py takes the pictures",
     "workshop": "tests/test_workshop.py, at a terminal",
