@@ -125,7 +125,7 @@ bench: $(VENV)/dev ## Measure the stack (ONLY=consumer for one part)
 	@$(STACK) prepare
 	@PYTHONPATH=tests:.:packages/mqtt-delivery/tests:packages/opentelemetry-instrumentation-paho-mqtt/benchmarks $(BIN)/python -m benchmarks $(ONLY)
 
-lint: $(VENV)/dev ## Check format (make format), style, types, locks, docs
+lint: $(VENV)/dev ## Check format, style, types, locks and docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
