@@ -94,7 +94,12 @@ def by_consumers(stack: Stack, url: str) -> Table:
         names = consumer_names(count)
 
         def run(name: str, count: int = count) -> float:
-            variables = {"MQTT_CLIENT_ID": name, "CONSUMERS": str(count), "READINGS": str(SHARED_READINGS // count)}
+            variables = {
+                "MQTT_CLIENT_ID": name,
+                "MQTT_CONSUMER_USERNAME": name,
+                "CONSUMERS": str(count),
+                "READINGS": str(SHARED_READINGS // count),
+            }
             return measure("real_consumer", environment(stack, "consumer", ECHO_URL=url, **variables), log)["seconds"]
 
         rates: list[float] = []

@@ -138,7 +138,7 @@ def broken_service(
             process.kill()
 
 
-ANOTHER_CONSUMER = {"MQTT_CLIENT_ID": "consumer-9", "SHARE_NAME": "broken"}
+ANOTHER_CONSUMER = {"MQTT_CLIENT_ID": "consumer-9", "MQTT_CONSUMER_USERNAME": "consumer-9", "SHARE_NAME": "broken"}
 
 
 def test_a_consumer_whose_network_thread_hangs_is_not_healthy_and_then_ends(stack: Stack) -> None:

@@ -12,11 +12,11 @@ from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
 from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 
-def new_consumer(settings: Settings, client_id: str) -> Consumer:
+def new_consumer(settings: Settings, client_id: str, username: str = "") -> Consumer:
     """Makes the consumer of one session: it hands each reading to echo, or several with ``BATCH_SIZE``."""
     echo = Echo(settings)
     return Consumer(
-        settings.new_client(client_id, settings.user_of(client_id), settings.mqtt_consumer_password),
+        settings.new_client(client_id, username or settings.mqtt_consumer_username, settings.mqtt_consumer_password),
         settings.topic_filter,
         echo.take,
         workers=settings.workers,
@@ -42,8 +42,10 @@ def new_consumer(settings: Settings, client_id: str) -> Consumer:
 def main() -> int:
     """Consumes until told to stop, or ends sessions with ``--leave``; returns the exit code."""
     parser = argparse.ArgumentParser(prog="consumer", description="Hands readings from MQTT to echo.")
-    parser.add_argument("--leave", nargs="+", default=[], metavar="CLIENT_ID", help="empty and end these sessions")
-    leaving: list[str] = parser.parse_args().leave
+    parser.add_argument(
+        "--leave", nargs="+", default=[], metavar="CLIENT_ID[=USER]", help="empty and end these sessions"
+    )
+    leaving: list[tuple[str, str, str]] = [session.partition("=") for session in parser.parse_args().leave]
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("consumer")
     # No span around the hand-over to a worker: mqtt-delivery opens it around the work.
@@ -52,7 +54,7 @@ def main() -> int:
     RequestsInstrumentor().instrument()
     broker = settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS
     if leaving:
-        done = all(new_consumer(settings, client_id).leave(stop, *broker) for client_id in leaving)
+        done = all(new_consumer(settings, name, user).leave(stop, *broker) for name, _, user in leaving)
     else:
         consumer = new_consumer(settings, settings.mqtt_client_id).connect(*broker)
         serve_health(settings, consumer)

@@ -40,11 +40,6 @@ class Settings(BrokerSettings):
     silent_seconds: float = Field(default=60.0, gt=0, le=3600, description="seconds, up to 3600")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
-    def user_of(self, client_id: str) -> str:
-        """The broker's user that a client id is bound to: that of ``consumer-2`` ends with ``-2``."""
-        ending = client_id.removeprefix("consumer") if client_id.startswith("consumer-") else ""
-        return self.mqtt_consumer_username + ending
-
     @property
     def trust(self) -> dict[str, Any]:
         """Options of the instrumentation: whether process spans join the trace that a message names."""

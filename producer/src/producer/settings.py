@@ -29,9 +29,9 @@ class Settings(BrokerSettings):
     health_file: Path = Field(default=Path("/tmp/producer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
     def new_producer_client(self, client_id: str) -> mqtt.Client:
-        """Makes a client that logs in as the user that its id is bound to: that of ``producer-once`` ends with it."""
-        username = self.mqtt_producer_username + client_id.removeprefix("producer")
-        return self.new_client(client_id, username, self.mqtt_producer_password, mqtt_5=self.mqtt_protocol == "5")
+        """Makes a client that logs in as the producer."""
+        password, mqtt_5 = self.mqtt_producer_password, self.mqtt_protocol == "5"
+        return self.new_client(client_id, self.mqtt_producer_username, password, mqtt_5=mqtt_5)
 
     @property
     def resource(self) -> dict[str, str]:

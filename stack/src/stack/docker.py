@@ -10,7 +10,8 @@ from typing_extensions import override
 from stack.console import console
 from stack.errors import StackError
 from stack.local import check_ports
-from stack.runtime import ALWAYS_SAMPLED, Runtime
+from stack.parts import consumer_user
+from stack.runtime import Runtime
 from stack.settings import ROOT
 
 # Containers talk to these through the network of the stack, not through the host.
@@ -48,7 +49,8 @@ class DockerRuntime(Runtime):
     @override
     def end_sessions(self, names: list[str]) -> None:
         if names:
-            command = ("exec", "-T", "consumer", "python", "-m", "consumer", "--leave", *names)
+            sessions = [f"{name}={consumer_user(self._settings, name)}" for name in names]
+            command = ("exec", "-T", "consumer", "python", "-m", "consumer", "--leave", *sessions)
             done = self._compose(*command, capture=True)
             if done.returncode != 0:
                 raise StackError(f"the session of a consumer that is gone could not be ended:\n{done.stderr[-1000:]}")
@@ -78,8 +80,8 @@ class DockerRuntime(Runtime):
 
     @override
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
-        sampled = [option for name, value in ALWAYS_SAMPLED.items() for option in ("--env", f"{name}={value}")]
-        command = ["docker", "compose", "exec", "-T", *sampled, "producer", "python", "-m", "producer", "--once"]
+        variables = [option for name, value in self._once.items() for option in ("--env", f"{name}={value}")]
+        command = ["docker", "compose", "exec", "-T", *variables, "producer", "python", "-m", "producer", "--once"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds, check=False)
 
     @override

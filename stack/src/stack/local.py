@@ -18,8 +18,8 @@ from stack.console import console
 from stack.environment import environment_of, settings_among, system_environment
 from stack.errors import StackError
 from stack.part import Part
-from stack.parts import local_parts
-from stack.runtime import ALWAYS_SAMPLED, Runtime
+from stack.parts import consumer_user, local_parts
+from stack.runtime import Runtime
 from stack.settings import Settings
 from stack.supervisor import Supervisor
 
@@ -71,7 +71,8 @@ class LocalRuntime(Runtime):
         described = json.loads(self._description("consumer").read_text())
         log = self.supervisor.log("leave")
         with console.status(f"Processing what {', '.join(gone)} left ..."), log.open("a") as output:
-            command = [*described["command"], "--leave", *gone]
+            sessions = [f"{name}={consumer_user(self._settings, name)}" for name in gone]
+            command = [*described["command"], "--leave", *sessions]
             done = subprocess.run(command, env=described["environment"], stderr=output, check=False)
         if done.returncode != 0:
             raise StackError(f"the session of {', '.join(gone)} could not be ended:\n{self._tail('leave')}")
@@ -129,7 +130,7 @@ class LocalRuntime(Runtime):
         described = json.loads(self._description("producer").read_text())
         return subprocess.run(
             [*described["command"], "--once"],
-            env={**described["environment"], **ALWAYS_SAMPLED},
+            env={**described["environment"], **self._once},
             capture_output=True,
             text=True,
             timeout=timeout_seconds,

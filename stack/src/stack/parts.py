@@ -82,6 +82,11 @@ def consumer_names(count: int) -> list[str]:
     return ["consumer", *(f"consumer-{number}" for number in range(2, count + 1))]
 
 
+def consumer_user(settings: Settings, name: str) -> str:
+    """The broker's user that may connect as this consumer, as ``mosquitto/acl`` has it."""
+    return settings.mqtt_consumer_username + name.removeprefix("consumer")
+
+
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """All parts of the local runtime, in the order of their start."""
 
@@ -123,7 +128,13 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
             address=local_url(settings.echo_port, "/docs"),
         ),
         *(
-            client(name, "consumer", 4, traced_as="consumer", environment={"MQTT_CLIENT_ID": name})
+            client(
+                name,
+                "consumer",
+                4,
+                traced_as="consumer",
+                environment={"MQTT_CLIENT_ID": name, "MQTT_CONSUMER_USERNAME": consumer_user(settings, name)},
+            )
             for name in consumer_names(settings.consumers)
         ),
         *(

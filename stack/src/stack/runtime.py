@@ -14,8 +14,6 @@ from stack.tree import printable
 ENDS = ("certificates", "exited")
 # What a consumer says when the broker sends what it cannot read, again and again.
 UNREADABLE = re.compile("the broker sent a malformed packet, .*")
-# The one reading of `make verify` is always traced, whatever the sampling of the others.
-ALWAYS_SAMPLED = {"OTEL_TRACES_SAMPLER": "always_on"}
 
 
 class Runtime(ABC):
@@ -74,6 +72,14 @@ class Runtime(ABC):
     @abstractmethod
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
         """Publishes one reading with the producer's own program, which prints its trace id."""
+
+    @property
+    def _once(self) -> dict[str, str]:
+        """Variables of ``run_once``: traced whatever the sampling, and the user that its client id is bound to."""
+        return {
+            "OTEL_TRACES_SAMPLER": "always_on",
+            "MQTT_PRODUCER_USERNAME": f"{self._settings.mqtt_producer_username}-once",
+        }
 
     @abstractmethod
     def environment(self, part: str) -> dict[str, str]:

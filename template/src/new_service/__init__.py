@@ -126,7 +126,7 @@ def _published(chosen: Mapping[str, Any]) -> list[str]:
 def _acl(service: Service, chosen: Mapping[str, Any]) -> str:
     username, _ = service.user
     lines = ["", f"user @{username}@", f"clients {service.name}", f"topic read {chosen['topic_filter']}"]
-    lines += [*(f"topic write {topic}" for topic in _published(chosen)), "topic readwrite heartbeat/+"]
+    lines += [*(f"topic write {topic}" for topic in _published(chosen)), "topic readwrite heartbeat/%c"]
     if chosen["output"] == "mqtt":
         lines += ["", "user @MQTT_OPERATOR_USERNAME@", f"topic read {chosen['output_topic']}"]
     return "\n".join(lines) + "\n"
