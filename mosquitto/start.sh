@@ -15,9 +15,16 @@ plugin=$(find "$(dirname "$(command -v mosquitto)")/../lib" /usr/lib /usr/local/
     -name mosquitto_dynamic_security.so 2>/dev/null | head -n 1)
 [ -n "$plugin" ] || { echo "Mosquitto's plugin mosquitto_dynamic_security.so is not there." >&2 && exit 2; }
 
+retain=false
+[ "${MQTT_RETAIN:-0}" = 1 ] && retain=true
+
 fill() { # copies $1 to $2 with the values put in
     sed -e "s|@MQTT_PORT@|${MQTT_PORT:-1883}|g" \
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
+        -e "s|@MQTT_MAX_CONNECTIONS@|${MQTT_MAX_CONNECTIONS:-1000}|g" \
+        -e "s|@MQTT_MAX_QUEUED_BYTES@|${MQTT_MAX_QUEUED_BYTES:-67108864}|g" \
+        -e "s|@MAX_PACKET_SIZE@|$((${MQTT_MAX_PACKET_SIZE:-65536} - 3))|g" \
+        -e "s|@RETAIN_AVAILABLE@|$retain|g" \
         -e "s|@USER@|$(id -un)|g" -e "s|@PLUGIN@|$plugin|g" \
         -e "s|@STATE@|$state|g" -e "s|@DATA@|$data|g" "$1" >"$2"
 }
@@ -50,11 +57,11 @@ if [ "${MQTT_TLS:-0}" = 1 ]; then
         >>"$state/mosquitto.conf"
 fi
 
-# What the health check logs in with (mosquitto_sub reads it from $XDG_CONFIG_HOME).
+# What the health check logs in with (mosquitto_rr reads it from $XDG_CONFIG_HOME).
 printf -- '-V mqttv5\n-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" \
-    >"$state/mosquitto_sub"
+    >"$state/mosquitto_rr"
 if [ "${MQTT_TLS:-0}" = 1 ]; then
-    printf -- '--cafile %s\n' "$MQTT_CERTIFICATES/ca.crt" >>"$state/mosquitto_sub"
+    printf -- '--cafile %s\n' "$MQTT_CERTIFICATES/ca.crt" >>"$state/mosquitto_rr"
 fi
 
 for user in $users; do unset "${user}_PASSWORD"; done

@@ -21,10 +21,10 @@ def tls_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
 
 
 def look_on(stack: Stack, *options: str) -> subprocess.CompletedProcess[str]:
-    """Waits for one message of the broker, as the operator."""
+    """Sends a message to itself, as the operator."""
     settings = stack.settings
     login = ["-u", settings.mqtt_operator_username, "-P", settings.mqtt_operator_password.get_secret_value()]
-    command = ["mosquitto_sub", "-p", str(settings.mqtt_port), *login, "-t", "$SYS/broker/uptime", "-C", "1", "-W", "5"]
+    command = ["mosquitto_rr", *login, *f"-p {settings.mqtt_port} -t health -e health -m x -W 5".split()]
     return subprocess.run([*command, *options], capture_output=True, text=True, timeout=20, check=False)
 
 

@@ -195,7 +195,8 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
 
 def _broker_delivers(state: Path) -> bool:
     """Whether the broker lets the operator in and delivers."""
-    require_command("mosquitto_sub", "mosquitto-clients")
+    require_command("mosquitto_rr", "mosquitto-clients")
     environment = {**os.environ, "PATH": search_path(), "XDG_CONFIG_HOME": str(state)}
-    command = ["mosquitto_sub", "-t", "$SYS/broker/uptime", "-C", "1", "-W", "2"]
-    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    command = ["mosquitto_rr", "-t", "health", "-e", "health", "-m", "healthy", "-W", "2"]
+    # Refused, it exits with 0.
+    return subprocess.run(command, env=environment, capture_output=True, check=False).stdout == b"healthy\n"

@@ -88,6 +88,16 @@ class Settings(BaseSettings):
 
     mqtt_port: Port = 1883
     mqtt_tls: bool = Field(default=False, description="1 or 0")
+    mqtt_max_packet_size: int = Field(
+        default=65_536, ge=1024, le=268_435_455, description="a number of bytes, 1024 to 268435455"
+    )
+    mqtt_max_connections: int = Field(
+        default=1000, ge=1, le=1_000_000, description="a number of connections, 1 to 1000000"
+    )
+    mqtt_max_queued_bytes: int = Field(
+        default=67_108_864, ge=1024, le=2**40, description="a number of bytes, 1024 to 1099511627776"
+    )
+    mqtt_retain: bool = Field(default=False, description="1 or 0")
     otlp_grpc_port: Port = 4317
     otlp_http_port: Port = 4318
     echo_port: Port = 8080

@@ -25,7 +25,6 @@ from stack.settings import Settings
 
 READINGS = "sensors/+/reading"
 # Mosquitto's own count, since it started.
-DROPPED = "$SYS/broker/publish/messages/dropped"
 CONNECT_SECONDS = 3.0
 SHORTEST_LISTEN_SECONDS = 3.0
 LONGEST_LISTEN_SECONDS = 8.0
@@ -34,6 +33,7 @@ CLOCK_SECONDS = 5.0
 # As Mosquitto numbers them in its log.
 PROTOCOLS = {"1": "3.1", "2": "3.1.1", "5": "5"}
 CONNECTED = re.compile(r"(\S+): New client connected from \S+ as (.*) \(p(\d), c\d, k\d+(?:, u'(.*)')?\)\.$")
+DROPPED = re.compile(r"\S+: Outgoing messages are being dropped for client (.*)\.$")
 ENDED = re.compile(r"\S+: Client (.*?)(?: \[\S+\])? (?:disconnected|closed its connection|has exceeded timeout)\b.*")
 
 _propagator = TraceContextTextMapPropagator()
@@ -73,18 +73,13 @@ def is_traceparent(value: object) -> bool:
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     """What the broker's log and a few seconds of readings show."""
     try:
-        readings, dropped = listen(runtime, settings)
+        readings = listen(runtime, settings)
     except StackError as error:
         yield protocol(runtime, in_payload=False)
         yield Result("user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* as at `make up`?")
         return
     yield protocol(runtime, in_payload=any(reading.context == "payload" for reading in readings))
-    if dropped:
-        yield Result(
-            "dropped",
-            f"the broker has dropped {dropped} messages since it was started: a queue was full.",
-            "start the consumer, or end its session (`--leave`); max_queued_messages in mosquitto.conf bounds a queue.",
-        )
+    yield from dropped(runtime.log_text("mosquitto"))
     if not readings:
         yield silence(settings)
         return
@@ -98,14 +93,13 @@ def listen_seconds(settings: Settings) -> float:
     return min(LONGEST_LISTEN_SECONDS, max(SHORTEST_LISTEN_SECONDS, settings.interval_seconds * 1.2))
 
 
-def listen(runtime: Runtime, settings: Settings) -> tuple[list[Heard], int]:
-    """The readings of the next seconds, as the operator's user sees them, and how many messages the broker has dropped.
+def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
+    """The readings of the next seconds, as the operator's user sees them.
 
     Raises:
         StackError: If the broker does not take the operator in.
     """
     heard: list[Heard] = []
-    dropped = [0]
     connected = threading.Event()
     refusals: list[str] = []
 
@@ -114,14 +108,10 @@ def listen(runtime: Runtime, settings: Settings) -> tuple[list[Heard], int]:
             refusals.append(str(reason_code))
         # QoS 2, so that each comes as it was published; kept ones say nothing about now.
         client.subscribe(READINGS, options=SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND))
-        client.subscribe(DROPPED)
         connected.set()
 
     def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-        if message.topic == DROPPED:
-            dropped.append(int(message.payload))
-        else:
-            heard.append(_heard(message))
+        heard.append(_heard(message))
 
     received_properties.use_for_paho()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
@@ -143,7 +133,19 @@ def listen(runtime: Runtime, settings: Settings) -> tuple[list[Heard], int]:
     finally:
         client.disconnect()
         client.loop_stop()
-    return heard, dropped[-1]
+    return heard
+
+
+def dropped(log: str) -> Iterator[Result]:
+    """For whom the broker has dropped messages, as its log says."""
+    clients = sorted({match[1] for line in log.splitlines() if (match := DROPPED.match(line))})
+    if clients:
+        yield Result(
+            "dropped",
+            f"the broker has dropped messages for {some(clients)}: the queue was full.",
+            "start the consumer, or end its session (`--leave`); max_queued_messages in mosquitto.conf and "
+            "MQTT_MAX_QUEUED_BYTES bound a queue.",
+        )
 
 
 def _heard(message: mqtt.MQTTMessage) -> Heard:
