@@ -21,6 +21,8 @@ retain=false
 fill() { # copies $1 to $2 with the values put in
     sed -e "s|@MQTT_PORT@|${MQTT_PORT:-1883}|g" \
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
+        -e "s|@MQTT_DEVICE_PORT@|${MQTT_DEVICE_PORT:-8883}|g" \
+        -e "s|@MQTT_CERTIFICATES@|${MQTT_CERTIFICATES:-}|g" \
         -e "s|@MQTT_MAX_CONNECTIONS@|${MQTT_MAX_CONNECTIONS:-1000}|g" \
         -e "s|@MQTT_MAX_QUEUED_BYTES@|${MQTT_MAX_QUEUED_BYTES:-67108864}|g" \
         -e "s|@MAX_PACKET_SIZE@|$((${MQTT_MAX_PACKET_SIZE:-65536} - 3))|g" \
@@ -48,13 +50,19 @@ for user in $users; do
 done
 # The plugin reads no other hash.
 mosquitto_passwd -H sha512-pbkdf2 -U "$state/passwords"
-awk -f "$config/dynamic-security.awk" "$state/passwords" "$state/acl" >"$state/dynamic-security.json"
+awk -v certificates="${MQTT_CLIENT_CERTIFICATES:-0}" -v devices="${MQTT_DEVICE_NAMES:-}" \
+    -f "$config/dynamic-security.awk" "$state/passwords" "$state/acl" >"$state/dynamic-security.json"
 rm "$state/passwords" "$state/acl"
 
 # Options at the end of the file are of the listener, which then takes nothing but TLS.
 if [ "${MQTT_TLS:-0}" = 1 ]; then
     printf 'certfile %s\nkeyfile %s\n' "$MQTT_CERTIFICATES/server.crt" "$MQTT_CERTIFICATES/server.key" \
         >>"$state/mosquitto.conf"
+fi
+if [ "${MQTT_CLIENT_CERTIFICATES:-0}" = 1 ]; then
+    [ "${MQTT_TLS:-0}" = 1 ] || { echo "MQTT_CLIENT_CERTIFICATES is 1, which needs MQTT_TLS=1." >&2 && exit 2; }
+    fill "$config/devices.conf" "$state/devices.conf"
+    cat "$state/devices.conf" >>"$state/mosquitto.conf"
 fi
 
 # What the health check logs in with (mosquitto_rr reads it from $XDG_CONFIG_HOME).

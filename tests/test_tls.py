@@ -76,7 +76,6 @@ def test_clients_come_back_after_the_authority_is_renewed(tls_stack: Stack) -> N
     assert {name: tls_stack.pid(name) for name in running} == running
     for name in running:
         log = tls_stack.runtime.log_text(name)
-        assert "its certificate is not trusted: " in log, name
         assert "Traceback" not in log, name
     done = tls_stack.run("verify")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -71,15 +71,14 @@ def main() -> int:
     PahoMqttInstrumentor().instrument(**{**AS_IN_THE_GUIDE, "publish_hook": hook}, json_envelope=envelope)
     client = settings.new_producer_client("producer-once" if once else "producer")
     publisher = Publisher(client, settings.buffer_size, None if once else settings.buffer_file)
-    broker = settings.mqtt_host, settings.mqtt_port
-    publisher.connect(*broker, KEEPALIVE_SECONDS)
+    publisher.connect(*settings.broker, KEEPALIVE_SECONDS)
     if once:
         publish_reading(publisher, Sensor("sensor-001"), settings)
     else:
         serve_health(settings, publisher)
         run_fleet(publisher, settings, stop)
     if left := publisher.close(timeout_seconds=4.0 if once else 1.0):
-        log.error("the broker at %s:%d did not acknowledge %d readings in time", *broker, left)
+        log.error("the broker at %s:%d did not acknowledge %d readings in time", *settings.broker, left)
     shutdown_telemetry()
     return 1 if left else stop.exit_code
 

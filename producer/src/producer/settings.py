@@ -1,12 +1,12 @@
 """The producer's settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import paho.mqtt.client as mqtt
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
-from service import BrokerSettings
+from service import BrokerSettings, Port
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, _ . or -")]
 
@@ -16,6 +16,9 @@ class Settings(BrokerSettings):
 
     mqtt_producer_username: str = "producer"
     mqtt_producer_password: SecretStr = SecretStr("producer-secret")
+    mqtt_client_certificates: bool = Field(default=False, description="1 or 0")
+    mqtt_device_port: Port = 8883
+    mqtt_device_certificates: Path = Field(default=Path("/certificates/devices"), description="a folder")
     mqtt_protocol: Literal["5", "3.1.1"] = Field(default="5", description="5 or 3.1.1")
     devices: int = Field(default=3, ge=1, le=100_000, description="a number of sensors, 1 to 100000")
     interval_seconds: float = Field(
@@ -30,10 +33,23 @@ class Settings(BrokerSettings):
 
     def new_producer_client(self, client_id: str) -> mqtt.Client:
         """Makes a client that logs in as the producer."""
+        username = self.mqtt_producer_username
+        certificate = self.mqtt_device_certificates / f"{username}.pem" if self.mqtt_client_certificates else None
         password, mqtt_5 = self.mqtt_producer_password, self.mqtt_protocol == "5"
-        return self.new_client(client_id, self.mqtt_producer_username, password, mqtt_5=mqtt_5)
+        return self.new_client(client_id, username, password, certificate=certificate, mqtt_5=mqtt_5)
+
+    @property
+    def broker(self) -> tuple[str, int]:
+        """Host and port where devices come in."""
+        return self.mqtt_host, self.mqtt_device_port if self.mqtt_client_certificates else self.mqtt_port
 
     @property
     def resource(self) -> dict[str, str]:
         """Resource attributes: on which device this runs. Its sensors are many, so each is named on its spans."""
         return {"device.id": self.device_id, "fleet.id": self.fleet_id, "site.id": self.site_id}
+
+    @model_validator(mode="after")
+    def _shows_its_certificate_over_tls(self) -> Self:
+        if self.mqtt_client_certificates and not self.mqtt_tls:
+            raise ValueError("MQTT_CLIENT_CERTIFICATES is 1, which needs MQTT_TLS=1")
+        return self

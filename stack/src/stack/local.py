@@ -48,6 +48,7 @@ class LocalRuntime(Runtime):
             import certificates  # noqa: PLC0415 (what it is made with takes long to load)
 
             certificates.prepare(self._settings.tls_folder)
+            certificates.prepare_devices(self._settings.tls_folder / "devices", self._settings.certified)
         if "prometheus" in self._settings.backends:
             write_prometheus_configuration(self._settings)
         if running:

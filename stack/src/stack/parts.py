@@ -40,6 +40,7 @@ def variables(settings: Settings) -> dict[str, str]:
         "ISSUER_KEY_FILE": str(settings.run_dir / "issuer-key.pem"),
         "MQTT_CERTIFICATES": str(settings.tls_folder),
         "MQTT_CA_FILE": str(settings.tls_folder / "ca.crt"),
+        "MQTT_DEVICE_CERTIFICATES": str(settings.tls_folder / "devices"),
         "MOSQUITTO_STATE": str(state),
         "MOSQUITTO_DATA": str(state / "data"),
     }

@@ -88,6 +88,11 @@ class Settings(BaseSettings):
 
     mqtt_port: Port = 1883
     mqtt_tls: bool = Field(default=False, description="1 or 0")
+    mqtt_client_certificates: bool = Field(default=False, description="1 or 0")
+    mqtt_device_port: Port = 8883
+    mqtt_device_names: Listed[Username] = Field(
+        default=(), description="names of letters, digits, _ . or -, with commas between"
+    )
     mqtt_max_packet_size: int = Field(
         default=65_536, ge=1024, le=268_435_455, description="a number of bytes, 1024 to 268435455"
     )
@@ -161,6 +166,11 @@ class Settings(BaseSettings):
         return self.run_dir / "certificates"
 
     @property
+    def certified(self) -> list[str]:
+        """The broker's users that have a certificate: the producer, which stands for devices, and the devices."""
+        return [self.mqtt_producer_username, f"{self.mqtt_producer_username}-once", *self.mqtt_device_names]
+
+    @property
     def broker_address(self) -> str:
         """The broker's URL on this machine."""
         return f"{'mqtts' if self.mqtt_tls else 'mqtt'}://127.0.0.1:{self.mqtt_port}"
@@ -174,6 +184,7 @@ class Settings(BaseSettings):
         """Variable name and number of each port that the stack listens on."""
         off = {f"{backend}_port" for backend in BACKENDS if backend not in self.backends}
         off |= {port for extra, port in EXTRAS.items() if extra not in self.collector_extras}
+        off |= set() if self.mqtt_client_certificates else {"mqtt_device_port"}
         if not self.local_scout:
             off |= {name for name in type(self).model_fields if name.startswith(("viewer", "issuer", "gateway"))}
         names = [name for name in type(self).model_fields if name.endswith("_port") and name not in off]
@@ -193,6 +204,16 @@ class Settings(BaseSettings):
                 f"{', '.join(missing)} not set, but {', '.join(given)}: "
                 f"give all four to send to Scout, or none to use the local Scout"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _devices_are_nobody_else(self) -> Self:
+        if self.mqtt_client_certificates and not self.mqtt_tls:
+            raise ValueError("MQTT_CLIENT_CERTIFICATES is 1, which needs MQTT_TLS=1")
+        services = (self.mqtt_producer_username, self.mqtt_consumer_username, self.mqtt_operator_username)
+        for name in self.mqtt_device_names:
+            if any(name == service or name.startswith(f"{service}-") for service in services):
+                raise ValueError(f"MQTT_DEVICE_NAMES has {name}, a user that is there; give the device another name")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
-"""A certificate authority on the laptop, for TLS to the broker."""
+"""Certificate authorities on the laptop, for TLS to the broker and for the devices that log in with a certificate."""
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,10 +22,9 @@ def prepare(folder: Path) -> bool:
     """
     files = [folder / name for name in ("ca.crt", "server.key", "server.crt")]
     now = datetime.now(UTC)
-    if all(file.exists() for file in files) and _end(files[-1]) - now > RENEWED_BEFORE_END:
+    if all(file.exists() for file in files) and _is_good(files[-1], now):
         return False
-    # Its key stays in memory and goes with it: there is none to steal.
-    authority = trustme.CA(organization_name="mqtt-tracing", organization_unit_name="made on this machine")
+    authority = _new_authority()
     server = authority.issue_cert(*NAMES, not_after=now + LIFETIME)
     folder.mkdir(parents=True, exist_ok=True)
     # The certificate that is looked at above comes last: half a set is made again.
@@ -34,8 +34,41 @@ def prepare(folder: Path) -> bool:
     return True
 
 
-def _end(certificate: Path) -> datetime:
-    return load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+def prepare_devices(folder: Path, names: Iterable[str]) -> list[str]:
+    """Makes ``NAME.pem``, the key and the certificate of each device, unless it is there and good for a while.
+
+    The authorities that issued them are in ``authorities.crt``, the former ones as well: a device whose certificate was
+    renewed comes in with the old one until that ends.
+
+    Args:
+        folder: Where they are kept.
+        names: The devices' users at the broker, which are the common names of their certificates.
+
+    Returns:
+        The names of those that were made.
+    """
+    now = datetime.now(UTC)
+    folder.mkdir(parents=True, exist_ok=True)
+    due = [name for name in names if not (file := folder / f"{name}.pem").exists() or not _is_good(file, now)]
+    authorities = folder / "authorities.crt"
+    if due:
+        authority = _new_authority()
+        former = authorities.read_bytes() if authorities.exists() else b""
+        _write(authorities, former + authority.cert_pem.bytes(), 0o644)
+        for name in due:
+            device = authority.issue_cert(common_name=name, not_after=now + LIFETIME)
+            # The group is for the producer's container, which stands for a device.
+            _write(folder / f"{name}.pem", device.private_key_and_cert_chain_pem.bytes(), 0o640)
+    return due
+
+
+def _new_authority() -> trustme.CA:
+    # Its key stays in memory and goes with it: there is none to steal.
+    return trustme.CA(organization_name="mqtt-tracing", organization_unit_name="made on this machine")
+
+
+def _is_good(certificate: Path, now: datetime) -> bool:
+    return load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc - now > RENEWED_BEFORE_END
 
 
 def _write(file: Path, content: bytes, mode: int) -> None:

@@ -41,6 +41,7 @@ class BrokerSettings(BaseSettings):
     health_port: Port | None = None
 
     _tls: ssl.SSLContext = PrivateAttr()
+    _certificate: Path | None = PrivateAttr(default=None)
 
     @field_validator("mqtt_ca_file")
     @classmethod
@@ -58,7 +59,14 @@ class BrokerSettings(BaseSettings):
         return topic_filters if self.mqtt_json_envelope else ()
 
     def new_client(
-        self, client_id: str, username: str, password: SecretStr, *, mqtt_5: bool = True, manual_ack: bool = False
+        self,
+        client_id: str,
+        username: str,
+        password: SecretStr,
+        *,
+        certificate: Path | None = None,
+        mqtt_5: bool = True,
+        manual_ack: bool = False,
     ) -> mqtt.Client:
         """Makes a client that will connect, and connect again whenever the connection is lost.
 
@@ -66,6 +74,7 @@ class BrokerSettings(BaseSettings):
             client_id: Its name at the broker; what is kept for it while it is away goes by this name.
             username: The broker's user.
             password: The user's password.
+            certificate: A PEM file with the key and the certificate that it shows, with TLS.
             mqtt_5: Whether it speaks MQTT 5; else MQTT 3.1.1, which has no user properties.
             manual_ack: Whether messages are acknowledged by the program, not by paho.
         """
@@ -76,8 +85,9 @@ class BrokerSettings(BaseSettings):
         client.on_socket_open = _send_at_once
         client.on_connect_fail = self._say_why
         if self.mqtt_tls:
-            self._tls = ssl.create_default_context(cafile=self.mqtt_ca_file)
+            self._tls, self._certificate = ssl.create_default_context(cafile=self.mqtt_ca_file), certificate
             client.tls_set_context(self._tls)
+            client.on_pre_connect = self._load_certificates
         return client
 
     def _say_why(self, client: mqtt.Client, userdata: object) -> None:
@@ -86,15 +96,19 @@ class BrokerSettings(BaseSettings):
         error = sys.exception()
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted: {error.verify_message}"
-            self._load_authority_again()
         else:
             reason = str(error)
-        log.error("cannot connect to the broker at %s:%d, trying again: %s", self.mqtt_host, self.mqtt_port, reason)
+        log.error("cannot connect to the broker at %s:%d, trying again: %s", client.host, client.port, reason)
 
-    def _load_authority_again(self) -> None:
-        """Trusts the authority that is in the file now: it may have been renewed since the start."""
-        if self.mqtt_ca_file:
-            try:
+    def _load_certificates(self, client: mqtt.Client, userdata: object) -> None:
+        """Takes the authority and the certificate that are in the files now: both may have been renewed."""
+        try:
+            if self.mqtt_ca_file:
                 self._tls.load_verify_locations(self.mqtt_ca_file)
-            except OSError as error:
-                log.error("MQTT_CA_FILE cannot be read: %s", error)
+        except OSError as error:
+            log.error("MQTT_CA_FILE cannot be read: %s", error)
+        try:
+            if self._certificate:
+                self._tls.load_cert_chain(self._certificate)
+        except OSError as error:
+            log.error("the certificate %s cannot be read: %s", self._certificate, error)
