@@ -2,7 +2,7 @@
 
 ``dev.txt`` holds everything; ``run.txt`` is the part of it that runs the stack, the file of each service the part that
 goes into its image, ``build.txt`` the part that builds our packages there, and ``bootstrap.txt`` the part that installs
-the others.
+the others. ``project.txt`` and ``project-dev.txt`` go into each project of its own that the template makes.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from jinja2 import Template
 from uv import find_uv_bin
 
 HERE = Path(__file__).parent
@@ -20,6 +21,20 @@ PACKAGES = sorted(path.parent for folder in ("*", "*/*") for path in ROOT.glob(f
 OWN_NAMES = [tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] for folder in PACKAGES]
 # Those that have an image.
 SERVICES = [folder for folder in PACKAGES if (folder / "Dockerfile").exists()]
+
+
+VENDORED = ("mqtt-delivery", "opentelemetry-instrumentation-paho-mqtt")
+
+
+def project() -> str:
+    """The pyproject.toml of a project of its own; the packages that it has as wheels are those of this repository."""
+    template = Template((ROOT / "template" / "project" / "pyproject.toml.jinja").read_text())
+    text = template.render(name="project", module="project", output="http", standalone=True)
+    for name in VENDORED:
+        text = text.replace(
+            f'{name} = {{ index = "wheels" }}', f'{name} = {{ path = "{ROOT}/packages/{name}", editable = true }}'
+        )
+    return text
 
 
 def compile_lock(sources: list[str], output: Path, options: list[str]) -> None:
@@ -52,6 +67,9 @@ def main() -> int:
         compile_lock(everything, target / "run.txt", ["--group", "run", *pinned])
         for service in SERVICES:
             compile_lock([str(service / "pyproject.toml")], target / f"{service.name}.txt", pinned)
+        (target / "pyproject.toml").write_text(project())
+        for name, extras in (("project", []), ("project-dev", ["--extra", "dev"])):
+            compile_lock([str(target / "pyproject.toml")], target / f"{name}.txt", [*extras, *pinned])
         for tools in ("bootstrap", "build"):
             compile_lock([f"requirements/{tools}.in"], target / f"{tools}.txt", pinned)
         for lock in sorted(target.glob("*.txt")):

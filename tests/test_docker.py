@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from test_template import copied
 
-from harness import Stack, files_of_the_project
+from harness import Stack, eventually, files_of_the_project
 from stack import programs
 from stack.docker import INTERNAL_PORTS, engine_answers
 from stack.part import local_url
@@ -269,3 +270,55 @@ def test_each_backend_holds_the_reading_in_containers_too(containers: Containers
     del containers.environment["BACKENDS"]
     containers.stack("down")
     assert containers.left() == ""
+
+
+@needs_engine
+@pytest.mark.timeout(1800)
+def test_the_image_of_a_project_of_its_own_takes_its_part_in_a_trace(containers: Containers, tmp_path: Path) -> None:
+    name = f"relay-{os.getpid()}"
+    variable = name.upper().replace("-", "_")
+    project = copied(tmp_path, name=name)
+    (tmp_path / "mqtt-tracing").symlink_to(ROOT)
+    for command in (["make", "wheels"], ["make", "image"]):
+        done = subprocess.run(
+            command, cwd=project, env=containers.environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    try:
+        wrong = subprocess.run(
+            ["docker", "run", "--rm", "--env", "MQTT_PORT=70000", name],
+            env=containers.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (wrong.returncode, wrong.stderr) == (2, "MQTT_PORT is '70000'; it must be a TCP port, 1 to 65535\n")
+        containers.stack("up")
+        variables = {
+            "MQTT_HOST": "mosquitto",
+            # The broker knows no user of another project; this one may be any client.
+            f"MQTT_{variable}_USERNAME": "operator",
+            f"MQTT_{variable}_PASSWORD": "operator-secret",
+            f"{variable}_URL": "http://echo:8080/echo",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317",
+        }
+        options = [option for key, value in variables.items() for option in ("--env", f"{key}={value}")]
+        options += [
+            "--detach",
+            "--read-only",
+            "--tmpfs=/tmp",
+            f"--name={name}",
+            f"--network={containers.project}_inside",
+        ]
+        containers.docker("run", *options, name)
+
+        def kinds() -> set[str]:
+            ids = containers.viewer.trace_ids_of(name, 0, time.time_ns())
+            spans = [span for trace_id in ids for span in containers.viewer.trace(trace_id)]
+            return {f"{span.service} {span.kind}" for span in spans}
+
+        expected = {"producer Producer", f"{name} Consumer", f"{name} Client", "echo Server"}
+        eventually(lambda: expected <= kinds(), 60)
+    finally:
+        for removed in (["rm", "--force", name], ["rmi", "--force", name]):
+            subprocess.run(["docker", *removed], env=containers.environment, capture_output=True, check=False)

@@ -284,43 +284,65 @@ def environment_of_others() -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(600)
-def test_a_project_of_its_own_stands_on_wheels_and_a_new_python(tmp_path: Path) -> None:
-    # With the longest of names: no line becomes too long.
-    folder = copied(tmp_path, name="a-service-with-long-name")
-    environment = environment_of_others()
+def in_bash(script: str, where: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs commands one after the other, until one fails."""
+    command = ["bash", "-euxo", "pipefail", "-c", script]
+    return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
-    def run(*commands: str, where: Path = folder) -> None:
-        script = "\n".join(commands)
-        done = subprocess.run(
-            ["bash", "-eux", "-c", script],
-            cwd=where,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
 
-    (tmp_path / "mqtt-tracing").symlink_to(ROOT)
-    (build,) = sh_blocks(folder / "wheels" / "README.md")
-    run(build, where=tmp_path)
-    assert {wheel.name.split("-")[0] for wheel in folder.glob("wheels/*.whl")} == {
-        "mqtt_delivery",
-        "opentelemetry_instrumentation_paho_mqtt",
-    }
-    # As its image does: with what the Dockerfile copies and nothing else, by its command.
-    image = tmp_path / "image"
+def made_by_itself(folder: Path) -> Path:
+    """A project of its own with its wheels, by its README; its name is the longest there may be."""
+    project = copied(folder, name="a-service-with-long-name")
+    (folder / "mqtt-tracing").symlink_to(ROOT)
+    wheels, *_ = sh_blocks(project / "README.md")[0].splitlines()
+    done = in_bash(wheels, project, environment_of_others())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+@pytest.mark.timeout(900)
+def test_a_project_of_its_own_does_what_its_readme_and_its_ci_say(tmp_path: Path) -> None:
+    project, environment = made_by_itself(tmp_path), environment_of_others()
+    _, *commands = sh_blocks(project / "README.md")[0].splitlines()
+    first = commands[0].partition("#")[0].strip()
+    (of_ci,) = re.findall(r"run: (make .*)", (project / ".github" / "workflows" / "ci.yml").read_text())
+    assert of_ci == f"{first} image"
+    done = in_bash(first, project, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    same = "import ensurepip, pip; assert pip.__version__ == ensurepip.version()"
+    installed = 'import importlib.metadata as of; print(of.distribution("mqtt-delivery").read_text("direct_url.json"))'
+    done = in_bash(f"{project}/.venv/bin/python -c '{same}; {installed}'", tmp_path, environment)
+    assert json.loads(done.stdout)["url"].startswith(f"file://{project}/wheels/mqtt_delivery-"), done.stderr
+    # With one of them only, the other is missed, and not asked for anywhere.
+    (wheel,) = project.glob("wheels/opentelemetry_*.whl")
+    wheel.unlink()
+    forget = ".venv/bin/pip --quiet uninstall --yes opentelemetry-instrumentation-paho-mqtt && rm .venv/ready"
+    assert in_bash(forget, project, environment).returncode == 0
+    done = in_bash("make .venv/ready", project, environment)
+    assert done.returncode != 0
+    assert "requires opentelemetry-instrumentation-paho-mqtt, which is not installed" in done.stdout + done.stderr
+    next(project.glob("wheels/mqtt_*.whl")).unlink()
+    done = in_bash("make .venv/ready 2>&1 | head -1", project, environment)
+    assert done.stdout == "wheels/ is empty: make wheels FROM=<checkout of the reference stack>\n"
+
+
+@pytest.mark.timeout(900)
+def test_a_project_of_its_own_is_installed_as_its_image_does(tmp_path: Path) -> None:
+    project, image = made_by_itself(tmp_path), tmp_path / "image"
     image.mkdir()
-    dockerfile = (folder / "Dockerfile").read_text()
-    for line in re.findall(r"^COPY (?!--)(.*)$", dockerfile, re.M):
-        *sources, target = line.split()
-        run(f"cp -r {' '.join(sources)} {image / target}")
-    (install,) = re.findall(r"^RUN (?:--mount=\S+ )?/venv/bin/pip (.*)$", dockerfile, re.M)
-    run("python3 -m venv venv", f"venv/bin/pip --quiet {install}", where=image)
-    run(f"{image}/venv/bin/python -c 'import a_service_with_long_name.__main__'", where=tmp_path)
-    # As a developer does.
-    (start,) = sh_blocks(folder / "README.md")
-    run(*(line for line in start.splitlines() if not line.endswith("-m a_service_with_long_name")))
-    run(".venv/bin/ruff check src tests")
+    done = in_bash("python3 -m venv stage", image, environment_of_others())
+    assert done.returncode == 0, done.stderr
+    environment = environment_of_others()
+    environment["PATH"] = f"{image}/stage/bin:{environment['PATH']}"
+    stage, *_ = re.split(r"\nFROM (?=\S+\n)", (project / "Dockerfile").read_text())
+    # With what it copies and nothing else.
+    for instruction, words in re.findall(r"^(COPY|RUN) ((?:.*\\\n)*.*)$", stage, re.M):
+        if instruction == "COPY":
+            *sources, target = words.split()
+            done = in_bash(f"cp -r {' '.join(sources)} {image / target}", project, environment)
+        else:
+            command = re.sub(r"--mount=\S+", "", words).replace("/venv", f"{image}/venv")
+            done = in_bash(command, image, environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = in_bash(f"{image}/venv/bin/python -c 'import a_service_with_long_name.__main__'", tmp_path, environment)
+    assert done.returncode == 0, done.stderr
