@@ -143,5 +143,6 @@ lock: $(VENV)/ready ## Update the lock files
 docs: $(VENV)/dev ## Put current code into docs/ (PICTURES=1: pictures)
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 ifdef PICTURES
-	@$(BIN)/python docs/screenshots.py
+	@$(BIN)/python docs/screenshots.py && $(BIN)/python docs/recording.py && $(BIN)/python docs/service_map.py
+	@dot -Tsvg -o docs/pictures/architecture.svg docs/pictures/architecture.dot
 endif

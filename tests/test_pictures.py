@@ -1,14 +1,19 @@
 """The pictures of the docs show what a user sees: the viewer's own page in a real browser."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from harness import Stack
 from stack.settings import ROOT
+
+PICTURES = ROOT / "docs" / "pictures"
+TEXT = "{http://www.w3.org/2000/svg}text"
 
 
 @pytest.mark.timeout(480)
@@ -21,3 +26,30 @@ def test_the_viewers_page_shows_every_span_of_the_reading(new_stack: Callable[..
     assert done.returncode == 0, done.stdout + done.stderr
     for picture in ("trace.png", "missing-context.png", "log.png"):
         assert (tmp_path / picture).stat().st_size > 20_000
+
+    # The same stack, drawn from its traces and recorded.
+    for script in ("service_map", "recording"):
+        command = [sys.executable, str(ROOT / "docs" / f"{script}.py"), str(tmp_path)]
+        subprocess.run(command, env=stack.environment, check=True, timeout=60)
+    edges = [text for text in texts(tmp_path / "service-map.svg") if "times" in text]
+    assert [re.sub(r"\d+", "N", edge) for edge in sorted(edges)] == ["HTTP, N times", "MQTT, N times"]
+    recorded = " ".join(texts(tmp_path / "verify.svg"))
+    assert "make verify" in recorded
+    assert re.search(r"One reading, one trace: http://127\.0\.0\.1:\d+/traces/[0-9a-f]{32}", recorded)
+
+
+def texts(picture: Path) -> list[str]:
+    """What is written in an SVG."""
+    return ["".join(element.itertext()).replace("\xa0", " ") for element in ElementTree.parse(picture).iter(TEXT)]  # noqa: S314 (our own)
+
+
+@pytest.mark.parametrize("name", ["verify", "service-map"])
+def test_the_pictures_of_the_docs_show_the_stack_of_the_docs(name: str) -> None:
+    written = " ".join(texts(PICTURES / f"{name}.svg"))
+    assert all(service in written for service in ("producer", "consumer", "echo"))
+
+
+def test_the_architecture_is_drawn_from_its_source(tmp_path: Path) -> None:
+    source = PICTURES / "architecture.dot"
+    subprocess.run(["dot", "-Tsvg", "-o", tmp_path / "drawn.svg", source], check=True)
+    assert texts(PICTURES / "architecture.svg") == texts(tmp_path / "drawn.svg")

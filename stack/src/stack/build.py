@@ -73,6 +73,7 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
         _fetch_zipkin(found["zipkin"])
     if for_tests:
         require_command("chromium", "chromium")
+        require_command("dot", "graphviz")
         require_command("promtool", "prometheus")
         grafana_types()
     return found
