@@ -16,11 +16,16 @@ from textwrap import indent
 import pytest
 
 from harness import Stack, eventually
+from stack.runtime import Runtime
+from stack.runtimes import running_runtime
 from stack.settings import ROOT
+from test_docker import Containers, needs_engine
 from workshop import BLOCK, SECTION, answers_file, answers_to, blocks
 from workshop.exercises import EXERCISES, MINE, READING, WORKSHOP, Evidence, kinds, still_missing
 from workshop.screen import PROGRESS, hints
 
+# Images may have to be built first.
+pytestmark = pytest.mark.timeout(900)
 # What the check says of a stack on which nobody has begun.
 BEGINNING = {
     "1": "workshop/mine/1.env has no READING_TRACE=: the id of the trace that `make verify` printed",
@@ -39,16 +44,38 @@ QUESTION = re.compile(r"^(\d)\. (.*?)(?=^\S|\Z)", re.M | re.S)
 PAGES = {exercise: next(WORKSHOP.glob(f"{exercise}-*.md")) for exercise in EXERCISES}
 
 
-@pytest.fixture(scope="module")
-def stack(new_shared_stack: Callable[..., Stack]) -> Stack:
-    """One for all exercises: each leaves it as it was."""
-    stack = new_shared_stack()
+@pytest.fixture(scope="module", params=["local", pytest.param("docker", marks=needs_engine)])
+def stack(
+    request: pytest.FixtureRequest, new_shared_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """One for all exercises, in each runtime: each leaves it as it was."""
+    if request.param == "local":
+        yield begun(new_shared_stack())
+        return
+    containers = Containers(tmp_path_factory.mktemp("containers"))
+    with pytest.MonkeyPatch.context() as environment:
+        # Docker Compose, as this process calls it, reads the name and the ports of the stack there.
+        for name, value in containers.values.items():
+            environment.setenv(name, value)
+        try:
+            yield begun(containers)
+        finally:
+            containers.remove()
+
+
+def begun(stack: Stack) -> Stack:
+    """The stack, started as the workshop's page says."""
     for block in BLOCK.findall((WORKSHOP / "README.md").read_text()):
         done = subprocess.run(
             ["bash", "-euc", block], cwd=ROOT, env=stack.environment, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
     return stack
+
+
+def runtime_of(stack: Stack) -> Runtime:
+    """That which its commands take."""
+    return running_runtime(stack.settings)
 
 
 def make(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,14 +101,14 @@ def work_tree() -> dict[str, bytes | str]:
 
 def started_as(stack: Stack) -> dict[str, dict[str, str]]:
     """The variables that each part runs with, and that all of them are healthy."""
-    eventually(lambda: {state for _, state, _ in stack.runtime.states()} == {"healthy"}, seconds=5)
-    return {name: stack.runtime.environment(name) for name, _, _ in stack.runtime.states()}
+    eventually(lambda: {state for _, state, _ in runtime_of(stack).states()} == {"healthy"}, seconds=5)
+    return {name: runtime_of(stack).environment(name) for name, _, _ in runtime_of(stack).states()}
 
 
 def missing(stack: Stack, exercise: str, **changed: str) -> list[str]:
     """What the check says where these answers are others."""
     answers = answers_to(exercise) | changed
-    evidence = Evidence(stack.runtime, stack.viewer, answers_file(exercise), answers)
+    evidence = Evidence(runtime_of(stack), stack.viewer, answers_file(exercise), answers)
     return list(still_missing(EXERCISES[exercise], evidence))
 
 
@@ -103,7 +130,6 @@ def wrong_answers(stack: Stack, exercise: str, name: str) -> list[str]:
     return ["no number", "99999"]
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_an_exercise_can_be_checked_solved_and_taken_back(stack: Stack, exercise: str) -> None:
     (check,) = blocks(PAGES[exercise], "Check")
@@ -216,7 +242,7 @@ def test_the_screen_checks_by_itself_gives_hints_and_keeps_the_progress(stack: S
 
 @pytest.mark.usefixtures("no_progress")
 def test_the_screen_says_when_the_stack_is_away_and_goes_on_when_it_is_back(stack: Stack) -> None:
-    stack.stop_part("viewer")
+    runtime_of(stack).stop("viewer")
     screen = Screen(stack)
     screen.shows("1. Read one trace", "✗ the viewer does not answer at ", "(`make ps` shows what runs)")
     assert make(stack, "up").returncode == 0
@@ -271,10 +297,10 @@ def test_a_solution_leaves_what_somebody_has_made(stack: Stack, own_file: Path) 
     assert refused.stderr.splitlines()[0] == f"error: workshop/mine/3.env: {said}"
     assert refused.stdout == ""
     # Whoever did the steps by hand gets the stack back all the same.
-    stack.stop_part("consumer")
+    runtime_of(stack).stop("consumer")
     taken_back = make(stack, "solution", "EXERCISE=3", "UNDO=1")
     assert taken_back.stdout.endswith("The stack is as it was. Your files stay: workshop/mine/3.env.\n")
-    eventually(lambda: ("consumer", "healthy") in [row[:2] for row in stack.runtime.states()], seconds=5)
+    eventually(lambda: ("consumer", "healthy") in [row[:2] for row in runtime_of(stack).states()], seconds=5)
     assert own_file.read_text() == "LOST_TRACE=mine\n"
 
 
