@@ -62,7 +62,7 @@ trace: $(VENV)/ready ## Show the last reading's trace (ID=... for another)
 watch: $(VENV)/ready ## Show each new trace as it arrives, until Ctrl-C
 	@$(STACK) watch
 
-doctor: $(VENV)/ready ## Look for what is usually wrong; say how to mend it
+doctor: $(VENV)/ready ## Look for the usual faults; say how to fix them
 	@$(STACK) doctor
 
 ##@ learn

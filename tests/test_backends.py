@@ -188,7 +188,7 @@ def test_a_backend_without_a_local_form_is_one_line(new_stack: Callable[..., Sta
     stack = new_stack(BACKENDS=backend)
     done = stack.run("up")
     assert done.returncode == 1
-    expected = f"error: BACKENDS has {backend}, which has no local form; with Docker: make up RUNTIME=docker"
+    expected = f"error: BACKENDS has {backend}, which the local runtime cannot run; with Docker: make up RUNTIME=docker"
     assert done.stderr.strip() == expected
 
 

@@ -342,7 +342,7 @@ def answering(fake_scout: FakeScout, attribute: str, value: object) -> Iterator[
             "token_answer",
             (401, {"error": "invalid_client"}),
             "token endpoint",
-            r"/token does not know this client id, or its secret is another \(invalid_client\)\.$",
+            r"/token does not know this client id, or the secret is wrong \(invalid_client\)\.$",
             "copy SCOUT_CLIENT_ID and SCOUT_CLIENT_SECRET again",
         ),
         ("token_answer", (400, {"error": "invalid_scope"}), "token endpoint", "refuses: 'invalid_scope'", "ask who"),
@@ -370,7 +370,7 @@ def test_a_wrong_clock_and_data_that_scout_refused_for_good_are_findings(
     with answering(fake_scout, "clock_ahead", timedelta(hours=1)):
         found = findings(examined(customer))
     assert [line.split(":")[0] for line in found] == ["✗ clock", "✗ export"], found
-    assert found[1].startswith("✗ export: the Collector has given up ")
+    assert found[1].startswith("✗ export: the Collector has dropped ")
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_a_wrong_clock_and_data_that_scout_refused_for_good_are_findings(
         ),
         (
             {"scout_client_id": "customer-2"},
-            "the Collector was started with other values than there are now: SCOUT_CLIENT_ID.",
+            "the Collector was started with other values than the present ones: SCOUT_CLIENT_ID.",
         ),
         (dict.fromkeys(map(str.lower, SCOUT_VARIABLES)), "SCOUT_CLIENT_ID, SCOUT_CLIENT_SECRET."),
     ],
@@ -416,7 +416,7 @@ def test_a_wrong_secret_is_found_where_the_issuer_checks_it(patient: Stack, new_
     stack.up()
     found = findings(examined(stack))
     stack.runtime.down()
-    assert [line for line in found if "or its secret is another (invalid_client)" in line], found
+    assert [line for line in found if "or the secret is wrong (invalid_client)" in line], found
     assert [line for line in found if line.startswith("✗ export: the Collector ")], found
 
 
@@ -432,4 +432,4 @@ def test_a_queue_that_overflows_is_found(patient: Stack) -> None:
             requests.post(url, json=records, timeout=30).raise_for_status()
         found = findings(examined(patient))
     assert [line for line in found if line.startswith("✗ export: the queue holds 1")], found
-    assert [line for line in found if line.startswith("✗ export: the Collector has given up 1")], found
+    assert [line for line in found if line.startswith("✗ export: the Collector has dropped 1")], found

@@ -36,7 +36,7 @@ def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop:
     assert done.stderr.startswith(hop), done.stderr
     assert hint in done.stderr
     # Others may be unhealthy for want of it.
-    told = f"{part} is stopped: `make up` starts it, `make logs PART={part}` says what it said."
+    told = f"{part} is stopped: `make up` starts it, `make logs PART={part}` shows its log."
     assert told in done.stderr.splitlines()
     assert "Traceback" not in done.stderr
 

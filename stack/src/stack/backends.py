@@ -19,7 +19,8 @@ def check_local(settings: Settings) -> None:
     # Azure Monitor is no process of ours.
     if missing := [name for name in settings.backends if name not in {*_PARTS, "azuremonitor"}]:
         raise StackError(
-            f"BACKENDS has {', '.join(missing)}, which has no local form; with Docker: make up RUNTIME=docker"
+            f"BACKENDS has {', '.join(missing)}, which the local runtime cannot run; "
+            "with Docker: make up RUNTIME=docker"
         )
 
 

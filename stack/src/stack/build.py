@@ -59,7 +59,7 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
     require_command("mosquitto_sub", "mosquitto-clients")
     found = paths()
     if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
-        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; there is no program to run")
+        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; that is no program")
     needed = {collector_for(settings)}
     if settings.local_scout:
         needed |= {"otelcol-default", programs.VIEWER}

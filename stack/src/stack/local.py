@@ -87,7 +87,7 @@ class LocalRuntime(Runtime):
         ports = self._claimed_ports()
         self._ports.unlink(missing_ok=True)
         if taken := _taken(ports):
-            raise StackError(f"no supervisor runs, but somebody listens on {', '.join(taken)}: parts that it has left?")
+            raise StackError(f"no supervisor runs, but {', '.join(taken)} are in use: by parts of an earlier stack?")
 
     @override
     def stop(self, part: str) -> None:

@@ -63,7 +63,7 @@ def verify(runtime: Runtime, settings: Settings, backend: Backend | None = None)
 def stopped(runtime: Runtime) -> list[str]:
     """A line for each part that does not run."""
     return [
-        f"{part} is {state}: `make up` starts it, `make logs PART={part}` says what it said."
+        f"{part} is {state}: `make up` starts it, `make logs PART={part}` shows its log."
         for part, state in runtime.away().items()
     ]
 
@@ -116,7 +116,7 @@ def publish(runtime: Runtime) -> Reading:
     try:
         done = runtime.run_once(PUBLISH_SECONDS)
     except subprocess.TimeoutExpired:
-        raise BrokenHopError(Break("producer → Mosquitto", "the producer did not come to an end", hint)) from None
+        raise BrokenHopError(Break("producer → Mosquitto", "the producer did not end in time", hint)) from None
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()[-3:]
         raise BrokenHopError(Break("producer → Mosquitto", "; ".join(said) or "the producer failed", hint))
@@ -213,7 +213,7 @@ def explain_no_export(log: str, settings: Settings) -> Break:
     """Why nothing at all has come out of the Collector, whose log this is."""
     hint = (
         "Nothing reaches Scout: verify the four SCOUT_* values and that the token endpoint is reachable; "
-        "make logs PART=collector shows the Collector's own words."
+        "make logs PART=collector shows the Collector's own messages."
     )
     words = log.replace('\\"', "'")
     refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|\b401\b|Unauthorized)[^"]*)', words)

@@ -39,7 +39,7 @@ def parts(runtime: Runtime) -> Iterator[Result]:
     """Whether each part runs."""
     away = runtime.away()
     for name, state in away.items():
-        yield Result("parts", f"{name} is {state}.", f"`make up` starts it; `make logs PART={name}` says what it says.")
+        yield Result("parts", f"{name} is {state}.", f"`make up` starts it; `make logs PART={name}` shows its log.")
     if not away:
         yield Result("parts", "all are healthy.")
 

@@ -76,7 +76,9 @@ def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
         readings = listen(runtime, settings)
     except StackError as error:
         yield protocol(runtime, in_payload=False)
-        yield Result("user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* as at `make up`?")
+        yield Result(
+            "user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* the same as at `make up`?"
+        )
         return
     yield protocol(runtime, in_payload=any(reading.context == "payload" for reading in readings))
     yield from dropped(runtime.log_text("mosquitto"))
@@ -128,7 +130,7 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
     client.loop_start()
     try:
         if not connected.wait(CONNECT_SECONDS) or refusals:
-            raise StackError(f"the broker does not take the operator in: {', '.join(refusals) or 'no answer'}")
+            raise StackError(f"the broker refuses the operator: {', '.join(refusals) or 'no answer'}")
         time.sleep(listen_seconds(settings))
     finally:
         client.disconnect()
@@ -234,11 +236,11 @@ FIXES = {
     ),
     "wrong_case": (
         "with another spelling of traceparent",
-        "write the name in lower case: MQTT tells spellings apart.",
+        "write the name in lower case: MQTT compares names exactly.",
     ),
     "duplicate": (
         "with more than one traceparent",
-        "make new Properties for each publish: paho adds to UserProperty, it does not replace it.",
+        "make new Properties for each publish: an assignment to UserProperty adds to what is there.",
     ),
 }
 
@@ -279,7 +281,7 @@ def timestamps(readings: list[Heard]) -> Result:
         "sensor clocks",
         f"{len(wrong)} of {len(readings)} readings are up to {abs(farthest):.0f} s "
         f"{'behind' if farthest > 0 else 'ahead of'} this machine's time: {_topics(reading for reading, _ in wrong)}.",
-        "set the sensor's clock; a producer that was cut off sends old readings first, and that passes.",
+        "set the sensor's clock; a producer that was offline sends its old readings first; then just wait.",
     )
 
 

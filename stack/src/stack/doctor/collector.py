@@ -44,7 +44,7 @@ def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
         yield Result(
             "export",
             f"the Collector keeps {_amounts(waiting)} that it cannot deliver.",
-            "see token endpoint and gateway here; `make logs PART=collector` has its own words. Nothing is lost yet.",
+            "see token endpoint and gateway here; `make logs PART=collector` shows its messages. Nothing is lost yet.",
         )
 
 
@@ -56,8 +56,8 @@ def full(metrics: CollectorMetrics) -> Iterator[Result]:
         if size > capacity / 2:
             yield Result(
                 "export",
-                f"the queue holds {size} of at most {capacity} {words}; what comes when it is full is lost.",
-                "mend what stops the export, or raise queue_size in collector/config.yaml.",
+                f"the queue holds {size} of at most {capacity} {words}; when it is full, new data is lost.",
+                "fix what blocks the export, or raise queue_size in collector/config.yaml.",
             )
 
 
@@ -71,7 +71,7 @@ def lost(metrics: CollectorMetrics) -> Iterator[Result]:
     if any(gone.values()):
         yield Result(
             "export",
-            f"the Collector has given up {_amounts(gone)} since it started.",
+            f"the Collector has dropped {_amounts(gone)} since it started.",
             "`make logs PART=collector` says why: Scout refused them, or the queue was full.",
         )
 
@@ -85,7 +85,7 @@ def refused(metrics: CollectorMetrics) -> Iterator[Result]:
     if any(away.values()):
         yield Result(
             "export",
-            f"the Collector has turned away {_amounts(away)} since it started; the services try again for a while.",
+            f"the Collector has refused {_amounts(away)} since it started; the services try again for a while.",
             "it is short of memory: raise limit_mib in collector/config.yaml, or send less.",
         )
 

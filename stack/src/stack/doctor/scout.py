@@ -53,16 +53,18 @@ def values(runtime: Runtime, settings: Settings) -> Iterator[Result]:
         yield Result(
             title,
             f"{', '.join(placeholders)} look like placeholders.",
-            "put in what Scout gave you, then `make down up`.",
+            "fill in the values from Scout, then `make down up`.",
         )
     if changed:
         yield Result(
             title,
-            f"the Collector was started with other values than there are now: {', '.join(changed)}.",
-            "`make down up` hands them to it.",
+            f"the Collector was started with other values than the present ones: {', '.join(changed)}.",
+            "`make down up` gives it the present ones.",
         )
     if not placeholders and not changed:
-        yield Result(title, "none is set: the local Scout stands in." if settings.local_scout else "all four are set.")
+        yield Result(
+            title, "none is set: the local Scout runs instead." if settings.local_scout else "all four are set."
+        )
 
 
 def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str | None]:
@@ -77,7 +79,7 @@ def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str
             second = _post(url, skews, data=form | {"client_id": login[0], "client_secret": login[1]})
             answer = second if second.ok else answer
     except requests.RequestException as error:
-        fix = "is SCOUT_TOKEN_URL right, and does this network lead there? For the local Scout: `make ps`."
+        fix = "is SCOUT_TOKEN_URL right, and can this network reach it? For the local Scout: `make ps`."
         return Result(title, f"{url} cannot be reached: {_reason(error)}.", fix), None
     said = _json(answer)
     token, refusal = said.get("access_token"), said.get("error")
@@ -85,9 +87,7 @@ def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str
         return Result(title, f"{url} grants a token."), token
     if refusal == "invalid_client" or answer.status_code == 401:
         fix = "copy SCOUT_CLIENT_ID and SCOUT_CLIENT_SECRET again, then `make down up`."
-        return Result(
-            title, f"{url} does not know this client id, or its secret is another (invalid_client).", fix
-        ), None
+        return Result(title, f"{url} does not know this client id, or the secret is wrong (invalid_client).", fix), None
     if isinstance(refusal, str):
         return Result(title, f"{url} refuses: {refusal[:60]!r}.", "ask who runs Scout what the client may do."), None
     return Result(title, f"{url} answers {answer.status_code} and no token.", "is SCOUT_TOKEN_URL right?"), None
@@ -100,7 +100,7 @@ def send_nothing(given: dict[str, str], token: str, skews: list[Skew]) -> Result
     try:
         answer = _post(url, skews, json={"resourceSpans": []}, headers={"Authorization": f"Bearer {token}"})
     except requests.RequestException as error:
-        fix = "is SCOUT_OTLP_ENDPOINT right, and does this network lead there? For the local Scout: `make ps`."
+        fix = "is SCOUT_OTLP_ENDPOINT right, and can this network reach it? For the local Scout: `make ps`."
         return Result(title, f"{url} cannot be reached: {_reason(error)}.", fix)
     if answer.ok:
         return Result(title, f"{url} takes the token.")
@@ -115,14 +115,14 @@ def clocks(skews: list[Skew]) -> Result:
     """Whether this machine's clock agrees with those that check its tokens."""
     wrong = [skew for skew in skews if abs(skew.seconds) > CLOCK_SECONDS]
     if not skews:
-        return Result("clock", "nobody told the time.")
+        return Result("clock", "no answer had the time.")
     if not wrong:
         return Result("clock", "this machine's agrees with that of Scout.")
     skew = max(wrong, key=lambda skew: abs(skew.seconds))
     return Result(
         "clock",
         f"this machine's is {abs(skew.seconds):.0f} s {'behind' if skew.seconds > 0 else 'ahead of'} "
-        f"that of {skew.where}: tokens seem expired, and spans lie at the wrong time.",
+        f"that of {skew.where}: tokens look expired, and spans have wrong times.",
         "set the clock by NTP, here or there.",
     )
 
