@@ -1,4 +1,4 @@
-"""Says which of five readings are warm, and knows nothing of tracing."""
+"""Says which of five readings are warm, without any tracing."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def on_connect(client: mqtt.Client, *_: Any) -> None:
 
 
 def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-    """Judges a reading; leaves after the last."""
+    """Judges a reading; disconnects after the last."""
     judge(message)
     if next(judged) == READINGS:
         client.disconnect()

@@ -1,4 +1,4 @@
-"""Prints one reading, and knows nothing of tracing."""
+"""Prints one reading, without any tracing."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ def on_connect(client: mqtt.Client, *_: Any) -> None:
 
 
 def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-    """Prints the reading and leaves."""
+    """Prints the reading and disconnects."""
     print(message.topic, message.payload.decode())
     client.disconnect()
 

@@ -15,7 +15,7 @@ from tracing import set_up
 
 
 def set_message_id(span: Span, topic: str, payload: str, properties: Properties) -> None:
-    """Publish hook: the instrumentation does not look into payloads, and so does not know the id."""
+    """Publish hook: the instrumentation does not read payloads, so it does not know the id."""
     span.set_attribute("messaging.message.id", json.loads(payload)["message_id"])
 
 
@@ -34,7 +34,7 @@ def new_reading() -> str:
 
 
 def main() -> None:
-    """Connects, publishes, waits for the PUBACK, and leaves."""
+    """Connects, publishes, waits for the PUBACK, and disconnects."""
     set_up("publisher")
     PahoMqttInstrumentor().instrument(publish_hook=set_message_id)
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)

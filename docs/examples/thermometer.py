@@ -1,4 +1,4 @@
-"""Publishes one reading, and knows nothing of tracing."""
+"""Publishes one reading, without any tracing."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 
 def main() -> None:
-    """Connects, publishes, waits for the PUBACK, and leaves."""
+    """Connects, publishes, waits for the PUBACK, and disconnects."""
     reading = {
         "message_id": str(uuid4()),
         "device_id": "plain-001",

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 def set_up(service_name: str) -> None:
-    """Sends spans to where ``OTEL_EXPORTER_OTLP_ENDPOINT`` says; what is left goes out when the program ends."""
+    """Sends spans to ``OTEL_EXPORTER_OTLP_ENDPOINT``, the last ones when the program ends."""
     provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

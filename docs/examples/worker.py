@@ -25,7 +25,7 @@ def handle(message: Message) -> None:
 
 
 def main() -> None:
-    """Works until it is told to stop; the broker keeps what is not done, for the next start."""
+    """Works until it is stopped; the broker keeps the other messages for the next start."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -26,7 +26,7 @@ def on_connect(client: mqtt.Client, *_: Any) -> None:
 
 
 def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-    """Judges a reading inside its process span, a child of the publish span; leaves after the last."""
+    """Judges a reading inside its process span, a child of the publish span; disconnects after the last."""
     user_properties = getattr(message.properties, "UserProperty", [])
     with tracer.start_as_current_span(
         f"process {message.topic}",

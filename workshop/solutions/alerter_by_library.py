@@ -24,7 +24,7 @@ def on_connect(client: mqtt.Client, *_: Any) -> None:
 
 
 def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-    """Judges a reading, inside the process span; leaves after the last."""
+    """Judges a reading, inside the process span; disconnects after the last."""
     judge(message)
     if next(judged) == READINGS:
         client.disconnect()

@@ -24,7 +24,7 @@ def message_id(message: Message) -> str | None:
 
 
 def made_at(message: Message) -> datetime:
-    """When the reading was taken, by its own word."""
+    """When the reading was taken, as its payload says."""
     return datetime.fromisoformat(json.loads(message.payload)["timestamp"])
 
 

@@ -14,7 +14,7 @@ from stack.errors import StackError
 
 
 class _Console(Console):
-    """Goes on without a word when its reader has gone, as in ``make up | head``: what is begun comes to its end."""
+    """Goes on silently when nobody reads its output any more, as in ``make up | head``: the command finishes."""
 
     @override
     def on_broken_pipe(self) -> None:

@@ -2,4 +2,4 @@
 
 
 class StackError(Exception):
-    """Something that stands in the way, in words for the user; printed without a traceback."""
+    """A problem that the user can solve, described for the user; printed without a traceback."""

@@ -139,7 +139,7 @@ class Supervisor:
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
-        """Its own interface, for as long as one needs it."""
+        """Its own interface, until the block ends."""
         # The address is not used: the transport goes through the socket.
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         with ServerProxy("http://127.0.0.1", transport=transport) as proxy:

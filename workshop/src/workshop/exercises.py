@@ -56,7 +56,7 @@ class Evidence:
             yield from ((span, spans) for span in spans if span.service == service and span.start > changed)
 
     def processed(self) -> list[str]:
-        """The ids of the readings that the consumer has processed, by its own word, in their order."""
+        """The ids of the readings that the consumer has processed, as its log says, in their order."""
         return PROCESSED.findall(self.runtime.log_text("consumer"))
 
     def is_whole(self, message_id: str) -> bool:

@@ -28,7 +28,7 @@ from workshop import files_of, page_of, reset, section, title, what_is_missing
 from workshop.exercises import EXERCISES, MINE
 
 PROGRESS = MINE / ".progress.json"
-# How often it looks whether there is something new, and back for how long.
+# How often it looks for new traces, and how far back.
 LOOK_SECONDS = 1.0
 RECENT_NANOSECONDS = 120 * 10**9
 KEYS = "n next · p previous · h hint · r reset · q quit"
@@ -38,16 +38,16 @@ NUMBERS = sorted(EXERCISES)
 
 @dataclass
 class Progress:
-    """How far somebody has come; kept for the next time."""
+    """The progress of a participant; kept for the next start."""
 
     exercise: str = NUMBERS[0]
     done: list[str] = field(default_factory=list[str])
-    # How many hints were asked for.
+    # How many hints are shown, by exercise.
     hints: dict[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def kept(cls) -> "Progress":
-        """That of the last time; a new one if there is none, or none that can be read."""
+        """The progress of the last session; a new one if there is none, or if it cannot be read."""
         try:
             progress = cls(**json.loads(PROGRESS.read_text()))
         except (OSError, ValueError, TypeError):
@@ -55,7 +55,7 @@ class Progress:
         return progress if progress.exercise in EXERCISES else cls()
 
     def keep(self) -> None:
-        """Writes it down."""
+        """Writes it to its file."""
         PROGRESS.write_text(json.dumps(asdict(self)))
 
     def move(self, steps: int) -> None:
