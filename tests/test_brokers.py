@@ -20,20 +20,20 @@ from typing import Self
 
 import paho.mqtt.client as mqtt
 import pytest
-from brokers.launcher import BROKERS, LOGIN, PASSWORD, USER, Running, missing
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from brokers.launcher import BROKERS, LOGIN, PASSWORD, USER, Running, missing
 from harness import eventually, free_ports, is_whole, reading
 from ledger import PROCESSED, QUIET, NewStack, NotingStack, user_properties
 from mqtt_delivery import received_properties
 from stack.part import beats
 
 Record = Callable[[str, object], None]
-# Longer than it took a consumer to give up where $SYS is silent; the second is for `make test-brokers`.
-IDLE_SECONDS = [40, pytest.param(90, marks=pytest.mark.brokers)]
+# A consumer that hears nothing of its broker stops touching its file after 15 s, which is seen 10 s later.
+IDLE_SECONDS = [30, pytest.param(90, marks=pytest.mark.brokers)]
 NOBODY = "nobody/is/subscribed"
 
 pytestmark = pytest.mark.timeout(900)
@@ -80,15 +80,17 @@ class Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.process.kill()
         self.process.wait(20)
+        if kind is not None:
+            print(f"{self.process.args!r}:\n{self.log}")
 
 
-def consumer(stack: NotingStack, port: int, device: str, name: str = "", **values: str) -> Service:
+def consumer(stack: NotingStack, broker: Running, device: str, name: str = "", **values: str) -> Service:
     """A consumer of one device's readings, with a session of its own."""
     known = {"MQTT_CLIENT_ID": name or device, "TOPIC_FILTER": f"sensors/{device}/reading"}
-    return Service(stack, "consumer", port, **{**known, **values})
+    return Service(stack, "consumer", broker.port, **{**known, **values, **broker.broker.consumer})
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def taken(stack: NotingStack) -> set[str]:
 
 def all_taken(stack: NotingStack, sent: set[str], seconds: float = 60) -> None:
     """Waits until none is missing."""
-    eventually(lambda: sent <= taken(stack) or (), seconds)
+    eventually(lambda: sent <= taken(stack), seconds)
 
 
 class Idle:
@@ -184,7 +186,7 @@ def broker(request: pytest.FixtureRequest, services: NotingStack) -> Iterator[Ru
 @pytest.fixture(scope="module", autouse=True)
 def idle(services: NotingStack, broker: Running) -> Iterator[Idle]:
     """It waits while the other tests run; the last one looks at it."""
-    with consumer(services, broker.port, "idle") as service, closing(Idle(service)) as waiting:
+    with consumer(services, broker, "idle") as service, closing(Idle(service)) as waiting:
         yield waiting
 
 
@@ -213,7 +215,7 @@ def test_a_broker_says_what_it_has(broker: Running, record_property: Record) -> 
 
 
 def test_one_reading_is_one_connected_trace(broker: Running, services: NotingStack) -> None:
-    with consumer(services, broker.port, "+", "traced") as receiver:
+    with consumer(services, broker, "+", "traced") as receiver:
         eventually(receiver.healthy)
         with Service(services, "producer", broker.port, "--once") as producer:
             assert producer.process.wait(30) == 0, producer.log
@@ -262,7 +264,7 @@ def test_user_properties_arrive_as_they_were_sent(broker: Running) -> None:
 
 
 def test_a_consumer_that_is_killed_with_200_queued_loses_none(broker: Running, services: NotingStack) -> None:
-    with consumer(services, broker.port, "killed") as killed:
+    with consumer(services, broker, "killed") as killed:
         eventually(killed.healthy)
         os.kill(killed.process.pid, signal.SIGSTOP)
         sent = publish(broker.port, "killed", 200)
@@ -271,29 +273,36 @@ def test_a_consumer_that_is_killed_with_200_queued_loses_none(broker: Running, s
     assert not sent <= set(killed.processed), "it had done all of it before it was killed"
     # And some while it is away.
     sent |= publish(broker.port, "killed", 50)
-    with consumer(services, broker.port, "killed") as again:
+    with consumer(services, broker, "killed") as again:
         all_taken(services, sent)
         assert again.stop() == 0
 
 
 def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingStack, record_property: Record) -> None:
-    sharing = {"CONSUMERS": "2", "SHARE_NAME": "two"}
+    sharing = {"CONSUMERS": "2", "SHARE_NAME": "two", "QUEUE_SIZE": "10"}
     if not broker.broker.shares:
-        with consumer(services, broker.port, "shared", **sharing) as refused:
+        with consumer(services, broker, "shared", **sharing) as refused:
             line = eventually(lambda: [line for line in refused.log.splitlines() if "shared subscription" in line])[0]
             assert not refused.healthy()
         record_property("refusal", line.split(" ", 5)[-1])
         return
     with (
-        consumer(services, broker.port, "shared", "shared-1", **sharing) as first,
-        consumer(services, broker.ports[-1], "shared", "shared-2", **sharing) as second,
+        consumer(services, broker, "shared", "shared-1", **sharing) as first,
+        consumer(services, broker, "shared", "shared-2", MQTT_PORT=str(broker.ports[-1]), **sharing) as second,
     ):
         eventually(lambda: first.healthy() and second.healthy())
-        sent = publish(broker.port, "shared", 200)
+        # Some brokers give one consumer all that it takes before another gets anything.
+        os.kill(second.process.pid, signal.SIGSTOP)
+        sent = publish(broker.port, "shared", 100)
+        eventually(lambda: first.processed)
+        os.kill(first.process.pid, signal.SIGSTOP)
+        os.kill(second.process.pid, signal.SIGCONT)
+        sent |= publish(broker.port, "shared", 100)
+        eventually(lambda: second.processed)
+        os.kill(first.process.pid, signal.SIGCONT)
         all_taken(services, sent)
-        assert first.processed
-        assert second.processed
-        assert len(first.processed) + len(second.processed) == 200
+        # What is under way with one that does not answer may be given to the other; without a share each had all.
+        assert 200 <= len(first.processed) + len(second.processed) <= 220
         assert second.stop() == 0
         # The broker may go on to give readings to the session of the one that is away.
         sent |= publish(broker.port, "shared", 100)
@@ -313,31 +322,34 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
 
 
 class Link:
-    """The way to a port, which can be cut.
+    """The way to a port, which is cut whenever so many bytes have gone there, three times at most.
 
     Attributes:
         port: Where it begins.
         connections: How many there were.
     """
 
-    def __init__(self, target: int) -> None:
+    CUTS = 3
+
+    def __init__(self, target: int, cut_after_bytes: int) -> None:
         (self.port,) = free_ports(1)
         self.connections = 0
         self._target = target
+        self._cuts = [number * cut_after_bytes for number in range(1, self.CUTS + 1)]
+        self._sent = 0
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self) -> None:
-        """Ends each connection."""
+    def close(self) -> None:
+        self._listener.close()
+        self._cut()
+
+    def _cut(self) -> None:
         for end in self._open:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         self._open.clear()
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -346,14 +358,21 @@ class Link:
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self.connections += 1
                 self._open += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pass, args=(near, far, self._count), daemon=True).start()
+                threading.Thread(target=self._pass, args=(far, near, lambda _: None), daemon=True).start()
+
+    def _count(self, sent: int) -> None:
+        self._sent += sent
+        if self._cuts and self._sent >= self._cuts[0]:
+            del self._cuts[0]
+            self._cut()
 
     @staticmethod
-    def _pass(source: socket.socket, sink: socket.socket) -> None:
+    def _pass(source: socket.socket, sink: socket.socket, count: Callable[[int], None]) -> None:
         with suppress(OSError):
-            while data := source.recv(65_536):
+            while data := source.recv(4096):
                 sink.sendall(data)
+                count(len(data))
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -376,20 +395,17 @@ def test_a_backlog_of_1000_goes_through_the_brokers_receive_maximum(
         offline.stop()
     sent = kept(tmp_path / "readings.db")
     assert len(sent) == 1000
-    with consumer(services, broker.port, "+", "backlog") as receiver, closing(Link(broker.port)) as link:
+    with consumer(services, broker, "+", "backlog") as receiver, closing(Link(broker.port, 80_000)) as link:
         eventually(receiver.healthy)
         with Service(services, "producer", link.port, **QUIET, **buffer) as producer:
-            for part in (200, 400, 600):
-                eventually(lambda part=part: len(sent & taken(services)) >= part, 60)
-                link.cut()
             all_taken(services, sent)
             assert producer.stop() == 0, producer.log
     assert kept(tmp_path / "readings.db") == set()
-    assert link.connections == 4, producer.log + broker.log.read_text()[-3000:]
+    assert link.connections == 1 + Link.CUTS, producer.log + broker.log.read_text()[-3000:]
 
 
 def test_a_session_that_the_broker_has_lost_is_said(broker: Running, services: NotingStack) -> None:
-    with consumer(services, broker.port, "lost") as receiver:
+    with consumer(services, broker, "lost") as receiver:
         eventually(receiver.healthy)
         # Another client of that name: it takes the session over, and throws it away.
         with client(broker.port, "lost"):

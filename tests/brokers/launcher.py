@@ -66,6 +66,8 @@ class Broker(ABC):
     nodes: ClassVar[int] = 1
     # Whether it has shared subscriptions (MQTT 5.0, 4.8.2).
     shares: ClassVar[bool] = True
+    # Settings without which a consumer cannot live with it.
+    consumer: ClassVar[Mapping[str, str]] = {}
 
     @property
     def files(self) -> list[Path]:
@@ -195,6 +197,8 @@ class Mochi(Broker):
     title = "mochi-mqtt"
     quick = True
     toolchain = "go"
+    # It delivers nothing more once so many messages wait for an acknowledgement, until the next connection.
+    consumer: ClassVar[Mapping[str, str]] = {"QUEUE_SIZE": "5000"}
 
     @property
     @override
