@@ -322,3 +322,18 @@ def test_the_image_of_a_project_of_its_own_takes_its_part_in_a_trace(containers:
     finally:
         for removed in (["rm", "--force", name], ["rmi", "--force", name]):
             subprocess.run(["docker", *removed], env=containers.environment, capture_output=True, check=False)
+
+
+@needs_engine
+@pytest.mark.timeout(1800)
+def test_consumers_and_devices_come_in_as_their_own_users_in_containers_too(containers: Containers) -> None:
+    containers.environment |= {"MQTT_TLS": "1", "MQTT_CLIENT_CERTIFICATES": "1", "CONSUMERS": "2"}
+    containers.stack("up")
+    containers.stack("verify")
+    log = containers.docker("compose", "logs", "mosquitto")
+    for user in ("consumer", "consumer-2", "producer", "producer-once"):
+        assert re.search(rf" as {user} \(p5, c\d, k\d+, u'{user}'\)", log), user
+    # The session of the second is ended by the first.
+    containers.environment["CONSUMERS"] = "1"
+    containers.stack("up")
+    assert "Client consumer-2 disconnected" in containers.docker("compose", "logs", "mosquitto")
