@@ -71,7 +71,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 FOLDERS = {"producer": "producer", "consumer": "consumer", "echo": "echo", "scout_local": "backends/scout-local"}
 # Every service has them; the packages' READMEs say what they do.
-OF_EVERY_SERVICE = {"MQTT_TLS", "MQTT_CA_FILE"}
+OF_EVERY_SERVICE = {"MQTT_TLS", "MQTT_CA_FILE", "MQTT_CERTIFICATE_FILE", "MQTT_KEY_FILE", "MQTT_LOGIN"}
+OF_EVERY_SERVICE |= {"MQTT_TRANSPORT", "MQTT_WEBSOCKET_PATH"}
 
 
 def defaults_of(module: str) -> dict[str, str]:

@@ -1,6 +1,8 @@
 import json
 from datetime import UTC, datetime
+from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,8 @@ def test_a_wrong_echo_url_is_one_clear_line(
         load_settings(Settings)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"ECHO_URL is {value!r}; it must be an http:// or https:// URL"
+
+
+def test_mqtt_3_keeps_its_session_by_the_clean_session_flag() -> None:
+    client: Any = Settings(mqtt_consumer_protocol="3.1.1").new_consumer_client("mine", "user")
+    assert (client.protocol, client._clean_session) == (mqtt.MQTTv311, False)

@@ -2,6 +2,7 @@ import json
 import re
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -63,3 +64,8 @@ def test_a_wrong_setting_is_one_clear_line(
         load_settings(Settings)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(expected)
+
+
+def test_its_client_id_is_the_users() -> None:
+    client: Any = Settings(mqtt_producer_client_id="mine").new_producer_client("-once")
+    assert client._client_id == b"mine-once"

@@ -16,7 +16,7 @@ def new_consumer(settings: Settings, client_id: str, username: str = "") -> Cons
     """Makes the consumer of one session: it hands each reading to echo, or several with ``BATCH_SIZE``."""
     echo = Echo(settings)
     return Consumer(
-        settings.new_client(client_id, username or settings.mqtt_consumer_username, settings.mqtt_consumer_password),
+        settings.new_consumer_client(client_id, username or settings.mqtt_consumer_username),
         settings.topic_filter,
         echo.take,
         workers=settings.workers,

@@ -1,8 +1,9 @@
 """The consumer's settings."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import paho.mqtt.client as mqtt
 from pydantic import Field, HttpUrl, SecretStr
 
 from service import BrokerSettings, Listed
@@ -15,6 +16,7 @@ class Settings(BrokerSettings):
     mqtt_consumer_password: SecretStr = SecretStr("consumer-secret")
     mqtt_client_id: str = Field(default="consumer", min_length=1, description="a name that no other client has")
     mqtt_heartbeat: bool = Field(default=True, description="1 or 0")
+    mqtt_consumer_protocol: Literal["5", "3.1.1"] = Field(default="5", description="5 or 3.1.1")
     topic_filter: str = Field(default="sensors/+/reading", min_length=1, description="an MQTT topic filter")
     consumers: int = Field(default=1, ge=1, description="a number of consumers, 1 or more")
     share_name: str = Field(
@@ -39,6 +41,11 @@ class Settings(BrokerSettings):
     remembered_ids: int = Field(default=10_000, ge=0, le=1_000_000, description="a number of ids, 0 to 1000000")
     silent_seconds: float = Field(default=60.0, gt=0, le=3600, description="seconds, up to 3600")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
+
+    def new_consumer_client(self, client_id: str, username: str) -> mqtt.Client:
+        """Makes a client for the session of that name."""
+        mqtt_5 = self.mqtt_consumer_protocol == "5"
+        return self.new_client(client_id, username, self.mqtt_consumer_password, mqtt_5=mqtt_5, session=True)
 
     @property
     def trust(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def main() -> int:
     setup_telemetry("producer", settings.resource)
     hook, envelope = print_trace_id if once else set_message_id, settings.json_envelope("sensors/+/reading")
     PahoMqttInstrumentor().instrument(**{**AS_IN_THE_GUIDE, "publish_hook": hook}, json_envelope=envelope)
-    client = settings.new_producer_client("producer-once" if once else "producer")
+    client = settings.new_producer_client("-once" if once else "")
     publisher = Publisher(client, settings.buffer_size, None if once else settings.buffer_file)
     publisher.connect(*settings.broker, KEEPALIVE_SECONDS)
     if once:

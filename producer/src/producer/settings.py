@@ -16,6 +16,9 @@ class Settings(BrokerSettings):
 
     mqtt_producer_username: str = "producer"
     mqtt_producer_password: SecretStr = SecretStr("producer-secret")
+    mqtt_producer_client_id: str = Field(
+        default="producer", min_length=1, description="a name that no other client has"
+    )
     mqtt_client_certificates: bool = Field(default=False, description="1 or 0")
     mqtt_device_port: Port = 8883
     mqtt_device_certificates: Path = Field(default=Path("/certificates/devices"), description="a folder")
@@ -31,11 +34,12 @@ class Settings(BrokerSettings):
     site_id: Identifier = "site-001"
     health_file: Path = Field(default=Path("/tmp/producer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
-    def new_producer_client(self, client_id: str) -> mqtt.Client:
-        """Makes a client that logs in as the producer."""
+    def new_producer_client(self, ending: str = "") -> mqtt.Client:
+        """Makes a client that logs in as the producer; its id ends like this."""
         username = self.mqtt_producer_username
         certificate = self.mqtt_device_certificates / f"{username}.pem" if self.mqtt_client_certificates else None
         password, mqtt_5 = self.mqtt_producer_password, self.mqtt_protocol == "5"
+        client_id = self.mqtt_producer_client_id + ending
         return self.new_client(client_id, username, password, certificate=certificate, mqtt_5=mqtt_5)
 
     @property

@@ -5,7 +5,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -20,9 +20,24 @@ log = logging.getLogger(__name__)
 KEEPALIVE_SECONDS = 20
 
 
+def _no_pass_phrase() -> str:
+    raise OSError("its key has a pass phrase")
+
+
+def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Has a client show a certificate.
+
+    Raises:
+        OSError: A file cannot be read, or they do not belong together.
+    """
+    # OpenSSL would ask for it on the terminal.
+    context.load_cert_chain(certificate, key, _no_pass_phrase)
+
+
 def _send_at_once(client: mqtt.Client, userdata: object, connection: Any) -> None:
     """Turns off Nagle's algorithm, which can hold a packet back for 40 ms; the publish span would show it."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # That of WebSockets is paho's own, around the other.
+    getattr(connection, "_socket", connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class BrokerSettings(BaseSettings):
@@ -35,6 +50,18 @@ class BrokerSettings(BaseSettings):
     mqtt_tls: bool = Field(default=False, description="1 or 0")
     mqtt_ca_file: Path | None = Field(
         default=None, description="the path of a PEM file with the authority's certificate"
+    )
+    mqtt_key_file: Path | None = Field(
+        default=None, description="the path of a PEM file with the key of MQTT_CERTIFICATE_FILE, if that has none"
+    )
+    mqtt_certificate_file: Path | None = Field(
+        default=None,
+        description="the path of a PEM file with the client's certificate, and its key there or in MQTT_KEY_FILE",
+    )
+    mqtt_transport: Literal["tcp", "websockets"] = Field(default="tcp", description="tcp or websockets")
+    mqtt_websocket_path: str = Field(default="/mqtt", pattern=r"^/[!-~]*$", description="a path that begins with /")
+    mqtt_login: Literal["password", "username", "anonymous"] = Field(
+        default="password", description="password, username (without a password) or anonymous"
     )
     mqtt_json_envelope: bool = Field(default=False, description="1 or 0")
     health_host: str = "127.0.0.1"
@@ -54,6 +81,16 @@ class BrokerSettings(BaseSettings):
                 raise ValueError(str(error)) from None
         return file
 
+    @field_validator("mqtt_certificate_file")
+    @classmethod
+    def _has_a_key(cls, file: Path | None, settings: ValidationInfo) -> Path | None:
+        if file and settings.data.get("mqtt_tls"):
+            try:
+                _show(ssl.create_default_context(), file, settings.data.get("mqtt_key_file"))
+            except OSError as error:
+                raise ValueError(str(error)) from None
+        return file
+
     def json_envelope(self, *topic_filters: str) -> tuple[str, ...]:
         """The filters of the topics whose payloads carry the trace context: none, unless asked for."""
         return topic_filters if self.mqtt_json_envelope else ()
@@ -66,7 +103,7 @@ class BrokerSettings(BaseSettings):
         *,
         certificate: Path | None = None,
         mqtt_5: bool = True,
-        manual_ack: bool = False,
+        session: bool = False,
     ) -> mqtt.Client:
         """Makes a client that will connect, and connect again whenever the connection is lost.
 
@@ -74,18 +111,27 @@ class BrokerSettings(BaseSettings):
             client_id: Its name at the broker; what is kept for it while it is away goes by this name.
             username: The broker's user.
             password: The user's password.
-            certificate: A PEM file with the key and the certificate that it shows, with TLS.
+            certificate: A PEM file with the key and the certificate that it shows, with TLS; ``mqtt_certificate_file``
+                if not given.
             mqtt_5: Whether it speaks MQTT 5; else MQTT 3.1.1, which has no user properties.
-            manual_ack: Whether messages are acknowledged by the program, not by paho.
+            session: Whether the broker keeps its session while it is away; MQTT 5 says that when it connects.
         """
-        protocol = mqtt.MQTTv5 if mqtt_5 else mqtt.MQTTv311
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol, manual_ack=manual_ack)
-        client.username_pw_set(username, password.get_secret_value())
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=mqtt.MQTTv5 if mqtt_5 else mqtt.MQTTv311,
+            clean_session=None if mqtt_5 else not session,
+            transport=self.mqtt_transport,
+        )
+        client.ws_set_options(self.mqtt_websocket_path)
+        if self.mqtt_login != "anonymous":
+            client.username_pw_set(username, password.get_secret_value() if self.mqtt_login == "password" else None)
         client.reconnect_delay_set(min_delay=1, max_delay=30)
         client.on_socket_open = _send_at_once
         client.on_connect_fail = self._say_why
         if self.mqtt_tls:
-            self._tls, self._certificate = ssl.create_default_context(cafile=self.mqtt_ca_file), certificate
+            self._tls = ssl.create_default_context(cafile=self.mqtt_ca_file)
+            self._certificate = certificate or self.mqtt_certificate_file
             client.tls_set_context(self._tls)
             client.on_pre_connect = self._load_certificates
         return client
@@ -109,6 +155,6 @@ class BrokerSettings(BaseSettings):
             log.error("MQTT_CA_FILE cannot be read: %s", error)
         try:
             if self._certificate:
-                self._tls.load_cert_chain(self._certificate)
+                _show(self._tls, self._certificate, self.mqtt_key_file)
         except OSError as error:
             log.error("the certificate %s cannot be read: %s", self._certificate, error)
