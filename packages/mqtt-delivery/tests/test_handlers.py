@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import paho.mqtt.client as mqtt
 import psutil
 import pytest
 from delivery_harness import (
@@ -35,7 +34,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import get_current_span
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from tenacity import wait_fixed
@@ -389,8 +387,6 @@ def test_a_session_that_the_broker_shortens_is_said(caplog: pytest.LogCaptureFix
 def test_wrong_numbers_are_errors_of_the_caller(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Consumer(new_client(), "a", Handled(), **options)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="MQTTv5"):
-        Consumer(mqtt.Client(CallbackAPIVersion.VERSION2), "a", Handled())
 
 
 def test_a_handler_publishes_and_its_message_is_acknowledged_after_that(broker: Broker, topic: str) -> None:

@@ -1,6 +1,5 @@
 """What a consumer knows of its health, with Mosquitto; and what it says of what a broker refuses or ends."""
 
-import logging
 import signal
 import threading
 import time
@@ -339,7 +338,6 @@ def test_what_comes_while_it_leaves_is_processed_before_the_marker(own_broker: B
     def does(message: Message) -> None:
         threading.Event().wait(0.001)
 
-    logging.getLogger("mqtt_delivery").setLevel(logging.INFO)
     handled = Handled(does)
     with connected(own_broker) as (client, _):
         with consuming(own_broker, topic, handled, client_id=topic, receive_maximum=5):
