@@ -78,9 +78,12 @@ def watch(settings: Settings) -> None:
     with _keyboard() as next_key, Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         while True:
             if time.monotonic() - looked >= LOOK_SECONDS:
-                now = _what_there_is(settings, progress.exercise)
-                if now != seen:
-                    seen, missing = now, _check(settings, progress)
+                try:
+                    now = _what_there_is(settings, progress.exercise)
+                    if now != seen:
+                        seen, missing = now, _check(settings, progress)
+                except StackError as error:
+                    seen, missing = object(), [f"{error} (`make ps` shows what runs)"]
                 looked = time.monotonic()
             live.update(_screen(progress, missing), refresh=True)
             match next_key(LOOK_SECONDS / 4):
@@ -109,21 +112,23 @@ def hints(exercise: str) -> list[str]:
 
 
 def _what_there_is(settings: Settings, exercise: str) -> object:
-    """Changes whenever a check may have another result."""
+    """Changes whenever a check may have another result.
+
+    Raises:
+        StackError: If the backend does not answer.
+    """
     now = time.time_ns()
     written = {file.name: file.stat().st_mtime_ns for file in files_of(exercise)}
-    try:
-        return exercise, written, local_viewer(settings).span_counts(now - RECENT_NANOSECONDS, now)
-    except StackError as error:
-        return exercise, written, str(error)
+    return exercise, written, local_viewer(settings).span_counts(now - RECENT_NANOSECONDS, now)
 
 
 def _check(settings: Settings, progress: Progress) -> list[str]:
-    """What is missing; notes an exercise that is done."""
-    try:
-        missing = what_is_missing(running_runtime(settings), settings, progress.exercise)
-    except StackError as error:
-        return [f"{error} (`make ps` shows what runs)"]
+    """What is missing; notes an exercise that is done.
+
+    Raises:
+        StackError: If the stack does not run, or the backend does not answer.
+    """
+    missing = what_is_missing(running_runtime(settings), settings, progress.exercise)
     if not missing and progress.exercise not in progress.done:
         progress.done.append(progress.exercise)
         progress.keep()
