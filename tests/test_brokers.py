@@ -282,9 +282,9 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
     sharing = {"CONSUMERS": "2", "SHARE_NAME": "two", "QUEUE_SIZE": "10"}
     if not broker.broker.shares:
         with consumer(services, broker, "shared", **sharing) as refused:
-            line = eventually(lambda: [line for line in refused.log.splitlines() if "shared subscription" in line])[0]
+            eventually(lambda: "shared subscriptions, which the broker does not have" in refused.log)
             assert not refused.healthy()
-        record_property("refusal", line.split(" ", 5)[-1])
+        record_property("lacks", "share")
         return
     with (
         consumer(services, broker, "shared", "shared-1", **sharing) as first,
@@ -301,8 +301,10 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
         eventually(lambda: second.processed)
         os.kill(first.process.pid, signal.SIGCONT)
         all_taken(services, sent)
+        # They log it after echo has it.
+        eventually(lambda: len(first.processed) + len(second.processed) >= 200)
         # What is under way with one that does not answer may be given to the other; without a share each had all.
-        assert 200 <= len(first.processed) + len(second.processed) <= 220
+        assert len(first.processed) + len(second.processed) <= 220
         assert second.stop() == 0
         # The broker may go on to give readings to the session of the one that is away.
         sent |= publish(broker.port, "shared", 100)
@@ -316,7 +318,13 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
             **sharing,
         )
         with leaving:
-            assert leaving.process.wait(60) == 0, leaving.log
+            assert leaving.process.wait(60) == int(not broker.broker.leaves), leaving.log
+        if not broker.broker.leaves:
+            assert "the session of shared-2 goes on, with what it holds" in leaving.log
+            record_property("lacks", "leave")
+            with consumer(services, broker, "shared", "shared-2", **sharing):
+                all_taken(services, sent)
+            return
         sent |= publish(broker.port, "shared", 50)
         all_taken(services, sent)
 

@@ -66,6 +66,8 @@ class Broker(ABC):
     nodes: ClassVar[int] = 1
     # Whether it has shared subscriptions (MQTT 5.0, 4.8.2).
     shares: ClassVar[bool] = True
+    # Whether it answers an UNSUBSCRIBE, as it must (MQTT 5.0, 3.10.4).
+    leaves: ClassVar[bool] = True
     # Settings without which a consumer cannot live with it.
     consumer: ClassVar[Mapping[str, str]] = {}
 
@@ -221,6 +223,7 @@ class Rumqttd(Broker):
     name = "rumqttd"
     title = "rumqttd"
     toolchain = "cargo"
+    leaves = False
 
     @property
     @override
