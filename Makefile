@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 STACK := $(BIN)/python -m stack
 WORKSHOP := $(BIN)/python -m workshop
-COG := $(BIN)/cog --verbosity=1 -I docs -p "from excerpts import python, statement, yaml_block"
+COG := $(BIN)/cog --verbosity=1 -I docs -p "import broker_tables; from excerpts import python, statement, yaml_block"
 PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
 PAGES := docs/*.md docs/backends/*.md
 
@@ -116,7 +116,8 @@ test-interop: $(VENV)/dev ## Trace through clients in JavaScript, Java, Go, Rust
 
 test-brokers: $(VENV)/dev ## Run our services with HiveMQ, RabbitMQ and others
 	@$(STACK) prepare --for-tests
-	@$(ALONE) tests/test_brokers.py $(PYTEST_ARGS)
+	@$(ALONE) tests/test_brokers.py -o junit_family=xunit1 --junitxml=dist/brokers.xml $(PYTEST_ARGS); code=$$?; \
+		PYTHONPATH=tests $(BIN)/python -m brokers.results dist/brokers.xml && exit $$code
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on each Python and paho
 	@$(BIN)/python packages/opentelemetry-instrumentation-paho-mqtt/tests/matrix.py
