@@ -9,7 +9,7 @@ STACK := $(BIN)/python -m stack
 WORKSHOP := $(BIN)/python -m workshop
 COG := $(BIN)/cog --verbosity=1 -I docs -p "import broker_tables; from excerpts import python, statement, yaml_block"
 PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
-PAGES := docs/*.md docs/backends/*.md
+PAGES := docs/*.md docs/backends/*.md kubernetes/components/prometheus/rules.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help up down ps logs verify trace watch doctor workshop check solution new-service dist sbom test test-quick test-long \

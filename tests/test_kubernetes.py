@@ -1,0 +1,366 @@
+"""Kubernetes: what its manifests promise, without a cluster."""
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import kubernetes_validate
+import pytest
+import yaml
+
+from stack.parts import consumer_names
+from stack.services import new_services
+from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES
+from test_docker import SERVICES
+
+KUBERNETES = ROOT / "kubernetes"
+TOOLS = KUBERNETES / "tools"
+OPERATOR = "github.com/prometheus-operator/prometheus-operator"
+COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
+# In an order that they can stand in together.
+TOGETHER = ("network-policies", "tls", "prometheus", "scout", "external-broker")
+# What stands on the base: an overlay, or components.
+BUILDS: dict[str, str | tuple[str, ...]] = {
+    "base": (),
+    **{path.name: f"overlays/{path.name}" for path in KUBERNETES.glob("overlays/*")},
+    **{component: (component,) for component in COMPONENTS},
+    "all components": TOGETHER,
+}
+# The one that the tests with a cluster run on, and the newest one.
+VERSIONS = ("1.34", "1.37")
+WORKLOADS = ("Deployment", "StatefulSet")
+# Made by a platform's own means, in production.
+OF_THE_CLUSTER = {"scout", "mosquitto-tls", "mqtt-producer", "mqtt-consumer", "mqtt-operator"}
+# Open only where they are asked for: by COLLECTOR_EXTRAS, MQTT_CLIENT_CERTIFICATES, and the component `prometheus`.
+EXTRAS = {1777, 9411, 55679, 8883, 8889}
+
+Resource = dict[str, Any]
+
+
+@cache
+def kustomize(folder: str) -> list[Resource]:
+    """The resources that a folder makes."""
+    command = ["go", "tool", "kustomize", "build", folder]
+    done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Resource]]:
+    """The resources of the base with a component, of all of them together, and of each overlay."""
+    folders = {name: str(KUBERNETES / build) for name, build in BUILDS.items() if isinstance(build, str)}
+    for name, components in BUILDS.items():
+        if not isinstance(components, str):
+            folder = tmp_path_factory.mktemp("overlay").resolve()
+            from_here = Path(os.path.relpath(KUBERNETES, folder))
+            overlay = {
+                "resources": [str(from_here / "base")],
+                "components": [str(from_here / "components" / component) for component in components],
+            }
+            (folder / "kustomization.yaml").write_text(json.dumps(overlay))
+            folders[name] = str(folder)
+    return {name: kustomize(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(params=BUILDS)
+def resources(request: pytest.FixtureRequest, built: dict[str, list[Resource]]) -> list[Resource]:
+    """The resources of one of them."""
+    return built[request.param]
+
+
+def base() -> list[Resource]:
+    """The resources of the base."""
+    return kustomize(str(KUBERNETES / "base"))
+
+
+def workloads(resources: list[Resource]) -> dict[str, Resource]:
+    """The Deployments and StatefulSets, by name."""
+    return {item["metadata"]["name"]: item for item in resources if item["kind"] in WORKLOADS}
+
+
+def pods(resources: list[Resource]) -> dict[str, Resource]:
+    """The pods of the workloads, by name."""
+    return {name: item["spec"]["template"] for name, item in workloads(resources).items()}
+
+
+def container(pod: Resource) -> Resource:
+    """The only container of a pod."""
+    (one,) = pod["spec"]["containers"]
+    assert "initContainers" not in pod["spec"]
+    return one
+
+
+def of_kind(resources: list[Resource], kind: str) -> dict[str, Resource]:
+    """The resources of one kind, by name."""
+    return {item["metadata"]["name"]: item for item in resources if item["kind"] == kind}
+
+
+# ---------------------------------------------------------------------- Kubernetes takes them
+
+
+@cache
+def operators_schema(kind: str) -> jsonschema_rs.Validator:
+    """What checks a resource of the Prometheus Operator, by its schema."""
+    command = ["go", "mod", "download", "-json", OPERATOR]
+    done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=True)
+    file = Path(json.loads(done.stdout)["Dir"], f"example/prometheus-operator-crd/monitoring.coreos.com_{kind}s.yaml")
+    (version,) = yaml.safe_load(file.read_text())["spec"]["versions"]
+    schema = closed(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}
+    # Of the patterns that Go takes, Rust's regular expressions take more than Python's.
+    return jsonschema_rs.validator_for(schema, pattern_options=jsonschema_rs.RegexOptions())
+
+
+def closed(schema: Any) -> Any:
+    """A schema that refuses fields that it does not name."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: closed(value) for name, value in schema.items()}
+    open_to_others = {"additionalProperties", "x-kubernetes-preserve-unknown-fields"} & inner.keys()
+    is_object = inner.get("type") == "object" and "properties" in inner
+    return {**inner, "additionalProperties": False} if is_object and not open_to_others else inner
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_resource_is_one_that_kubernetes_takes(built: dict[str, list[Resource]], version: str) -> None:
+    different = {json.dumps(item, sort_keys=True): item for resources in built.values() for item in resources}
+    for item in different.values():
+        if item["apiVersion"].startswith("monitoring.coreos.com/"):
+            operators_schema(item["kind"].lower()).validate(item)
+        else:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_an_unknown_field_is_refused() -> None:
+    (deployment,) = [item for item in base() if item["kind"] == "Deployment" and item["metadata"]["name"] == "echo"]
+    wrong = {**deployment, "spec": {**deployment["spec"], "replica": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+    rule = {"alert": "A", "expr": "up", "label": {}}
+    wrong = {"metadata": {}, "spec": {"groups": [{"name": "readings", "rules": [rule]}]}}
+    with pytest.raises(jsonschema_rs.ValidationError, match="label"):
+        operators_schema("prometheusrule").validate(wrong)
+
+
+def test_what_a_resource_names_is_there(resources: list[Resource]) -> None:
+    known = {(item["kind"], item["metadata"]["name"]) for item in resources}
+    known |= {("Secret", name) for name in OF_THE_CLUSTER}
+    labels = [pod["metadata"]["labels"] for pod in pods(resources).values()]
+    for pod in pods(resources).values():
+        one, spec = container(pod), pod["spec"]
+        named = {("ServiceAccount", spec["serviceAccountName"])}
+        for source in one.get("envFrom", []):
+            named |= {("ConfigMap" if key == "configMapRef" else "Secret", ref["name"]) for key, ref in source.items()}
+        for variable in one.get("env", []):
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                named.add(("Secret", reference["name"]))
+        for volume in spec["volumes"]:
+            named |= {("ConfigMap", volume["configMap"]["name"])} if "configMap" in volume else set()
+            named |= {("Secret", volume["secret"]["secretName"])} if "secret" in volume else set()
+        assert named <= known
+        ports = {port["name"] for port in one.get("ports", [])}
+        probes = [one[probe]["httpGet"]["port"] for probe in PROBES if "httpGet" in one[probe]]
+        assert set(probes) <= ports
+    for service in of_kind(resources, "Service").values():
+        assert any(service["spec"]["selector"].items() <= pod.items() for pod in labels), service["metadata"]["name"]
+    for budget in of_kind(resources, "PodDisruptionBudget").values():
+        assert any(budget["spec"]["selector"]["matchLabels"].items() <= pod.items() for pod in labels)
+
+
+def test_a_component_that_takes_something_out_leaves_nothing_of_it(resources: list[Resource]) -> None:
+    names = workloads(resources).keys()
+    left = {item["metadata"]["name"] for item in resources if item["kind"] != "NetworkPolicy"}
+    if "gateway" not in names:
+        assert not {name for name in left if re.match("issuer|gateway|viewer", name)}
+    if "mosquitto" not in names:
+        assert not {name for name in left if re.match("mosquitto|mqtt-operator", name)}
+
+
+# ---------------------------------------------------------------------- a pod can do no more than it needs
+
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+# Of the restricted level: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+VOLUMES = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
+
+
+def test_the_namespace_takes_no_pod_that_may_do_more_than_restricted_ones(resources: list[Resource]) -> None:
+    (namespace,) = of_kind(resources, "Namespace").values()
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    inside = [item for item in resources if item["kind"] != "Namespace"]
+    assert {item["metadata"]["namespace"] for item in inside} == {namespace["metadata"]["name"]}
+
+
+def test_a_pod_can_do_no_more_than_it_needs(resources: list[Resource]) -> None:
+    for name, pod in pods(resources).items():
+        spec, one = pod["spec"], container(pod)
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert {kind for volume in spec["volumes"] for kind in volume.keys() - {"name"}} <= VOLUMES
+        assert one["securityContext"] == {
+            "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not any("hostPort" in port for port in one["ports"])
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert one["imagePullPolicy"] == "IfNotPresent"
+        assert one["resources"]["requests"].keys() == one["resources"]["limits"].keys() == {"cpu", "memory"}
+        assert all(one[probe] for probe in PROBES), name
+    (account,) = of_kind(resources, "ServiceAccount").values()
+    assert account["automountServiceAccountToken"] is False
+
+
+def test_a_secret_reaches_only_the_pods_that_need_it(resources: list[Resource]) -> None:
+    holders: dict[str, set[str]] = {}
+    for name, pod in pods(resources).items():
+        one = container(pod)
+        read = [source["secretRef"]["name"] for source in one.get("envFrom", []) if "secretRef" in source]
+        read += [
+            variable["valueFrom"]["secretKeyRef"]["name"]
+            for variable in one.get("env", [])
+            if "secretKeyRef" in variable.get("valueFrom", {})
+        ]
+        for secret in read:
+            holders.setdefault(re.sub("-[a-z0-9]{10}$", "", secret), set()).add(name)
+    expected = {
+        "mqtt-producer": {"mosquitto", "producer"},
+        "mqtt-consumer": {"mosquitto", "consumer"},
+        "mqtt-operator": {"mosquitto"},
+        "scout": {"collector", "issuer"},
+    }
+    there = pods(resources).keys()
+    assert holders == {secret: names & there for secret, names in expected.items() if names & there}
+
+
+@pytest.mark.parametrize("resources", ["production", "network-policies", "all components"], indirect=True)
+def test_policies_allow_the_way_of_a_reading_and_nothing_else(resources: list[Resource]) -> None:
+    policies = of_kind(resources, "NetworkPolicy")
+    everybody = policies.pop("everybody")
+    assert everybody["spec"]["podSelector"] == {}
+    assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    there = pods(resources).keys()
+    # A policy for each pod; none for a pod that is left out.
+    assert policies.keys() == there
+    into, out_of = set(), set()
+    for name, policy in policies.items():
+        for key, ways, rules in (("from", into, "ingress"), ("to", out_of, "egress")):
+            for rule in policy["spec"].get(rules, []):
+                peers = [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule.get(key, [])]
+                for peer in set(peers) & there:
+                    way = (peer, name) if key == "from" else (name, peer)
+                    ways |= {(*way, port["port"]) for port in rule["ports"]}
+    # OTLP over HTTP is taken, too; nobody of ours sends it.
+    assert out_of == {way for way in into if way[1:] != ("collector", 4318)}
+    assert ("producer", "echo", 8080) not in into
+
+
+# ---------------------------------------------------------------------- the same stack as in the other runtimes
+
+
+def ours(image: str) -> bool:
+    """Whether `docker compose build` makes an image."""
+    return image.startswith("mqtt-tracing-")
+
+
+def test_images_are_those_of_the_containers() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for name, pod in pods(base()).items():
+        image = container(pod)["image"]
+        if ours(image):
+            assert image == f"mqtt-tracing-{name}:{version}"
+        else:
+            # Ours is the official one with configuration, which is a ConfigMap here.
+            dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
+            assert re.search(rf"^FROM {re.escape(image)}(@|$)", dockerfile, re.M), image
+
+
+def test_there_is_a_pod_for_each_container() -> None:
+    # Those of BACKENDS have components or operators of their own; `page` is what Docker has in place of a port-forward.
+    stack = {name for name, service in SERVICES.items() if "profiles" not in service}
+    new = {service.name for service in new_services()}
+    assert pods(base()).keys() == stack - {"certificates", "page"} - new
+
+
+def test_ports_are_those_of_the_containers() -> None:
+    services = of_kind(base(), "Service")
+    for name, pod in pods(base()).items():
+        published = {int(port.rpartition(":")[2]) for port in SERVICES[name].get("ports", [])} - EXTRAS
+        ports = {port["name"]: port["containerPort"] for port in container(pod)["ports"]}
+        offered = {port["port"] for port in services[name]["spec"].get("ports", [])} if name in services else set()
+        assert published <= offered, name
+        for port in services[name]["spec"].get("ports", []) if name in services else []:
+            assert ports[port["targetPort"]] == port["port"]
+
+
+def test_variables_are_those_of_the_containers() -> None:
+    maps = of_kind(base(), "ConfigMap")
+    secrets = of_kind(base(), "Secret")
+    of_kubernetes = {"POD_NAME", "ORDINAL", "BROKER_USER", "MQTT_CLIENT_ID", "MQTT_PORT"}
+    for name, pod in pods(base()).items():
+        one = container(pod)
+        given = {variable["name"] for variable in one.get("env", [])}
+        for source in one.get("envFrom", []):
+            if "configMapRef" in source:
+                given |= maps[source["configMapRef"]["name"]]["data"].keys()
+            else:
+                given |= secrets[source["secretRef"]["name"]]["data"].keys()
+        assert given - of_kubernetes <= SERVICES[name].get("environment", {}).keys(), name
+
+
+def test_the_broker_is_asked_for_its_health_as_in_its_container() -> None:
+    checked = SERVICES["mosquitto"]["healthcheck"]["test"].replace("$$", "$")
+    one = container(pods(base())["mosquitto"])
+    assert all(one[probe]["exec"]["command"] == ["sh", "-c", checked] for probe in PROBES)
+
+
+def test_each_configuration_file_has_one_source() -> None:
+    folders = {
+        "mosquitto": "mosquitto",
+        "collector": "collector",
+        "collector-backends": "collector/backends",
+        "gateway": "backends/scout-local",
+    }
+    seen: dict[str, set[str]] = {}
+    for name, item in of_kind(base(), "ConfigMap").items():
+        if folder := folders.get(name.rpartition("-")[0]):
+            for file, text in item["data"].items():
+                assert text == (ROOT / folder / file).read_text()
+                seen.setdefault(folder, set()).add(file)
+    assert seen["collector/backends"] == {path.name for path in ROOT.glob("collector/backends/*.yaml")}
+    copied = re.findall(r"mosquitto/(\S+)", (ROOT / "mosquitto" / "Dockerfile").read_text())
+    assert seen["mosquitto"] == {name for name in copied if (ROOT / "mosquitto" / name).is_file()}
+    assert seen.keys() == set(folders.values())
+
+
+def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
+    acl = (ROOT / "mosquitto" / "acl").read_text()
+    ids = {name for line in re.findall("^clients (.*)$", acl, re.M) for name in line.split()}
+    assert {f"consumer-{ordinal}" for ordinal in range(MOST_CONSUMERS)} <= ids
+    assert set(consumer_names(MOST_CONSUMERS)) <= ids
+    one = container(pods(base())["consumer"])
+    variables = {variable["name"]: variable for variable in one["env"]}
+    assert variables["MQTT_CLIENT_ID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    # With one it would not join the share.
+    assert variables["CONSUMERS"]["value"] == str(MOST_CONSUMERS)
+
+
+def test_the_operator_s_rules_are_prometheus_s() -> None:
+    (rule,) = of_kind(kustomize(str(KUBERNETES / "overlays" / "production")), "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load((ROOT / "backends/observability/prometheus/rules.yml").read_text())
+
+
+def test_with_scout_the_collector_reads_its_four_values() -> None:
+    secret = next(item for name, item in of_kind(base(), "Secret").items() if name.startswith("scout-"))
+    assert secret["data"].keys() == set(SCOUT_VARIABLES)
