@@ -390,4 +390,4 @@ def test_passwords_are_in_no_log_and_no_command_line(stack: Stack) -> None:
         assert secret not in logs
         assert secret not in command_lines
     assert (settings.run_dir / "parts" / "collector.json").stat().st_mode & 0o077 == 0
-    assert os.stat(settings.run_dir / "mosquitto" / "passwords").st_mode & 0o077 == 0
+    assert os.stat(settings.run_dir / "mosquitto" / "dynamic-security.json").st_mode & 0o077 == 0

@@ -322,7 +322,7 @@ def test_a_project_of_its_own_does_what_its_readme_and_its_ci_say(tmp_path: Path
     assert done.returncode != 0
     assert "requires opentelemetry-instrumentation-paho-mqtt, which is not installed" in done.stdout + done.stderr
     next(project.glob("wheels/mqtt_*.whl")).unlink()
-    done = in_bash("make .venv/ready 2>&1 | head -1", project, environment)
+    done = in_bash("make --no-print-directory .venv/ready 2>&1 | head -1", project, environment)
     assert done.stdout == "wheels/ is empty: make wheels FROM=<checkout of the reference stack>\n"
 
 

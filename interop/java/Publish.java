@@ -18,7 +18,7 @@ final class Publish {
         "message_id", id, "device_id", "java-001", "sequence", 1, "timestamp", Instant.now().toString(),
         "temperature_c", 20.5, "humidity_pct", 40.1);
     var sdk = Stack.telemetry("java-publisher");
-    var client = Stack.connect("producer");
+    var client = Stack.connect("operator");
 
     var span = sdk.getTracer("Publish")
         .spanBuilder("publish " + TOPIC)

@@ -17,7 +17,7 @@ final class Stack {
         .getOpenTelemetrySdk();
   }
 
-  /** Logs in at the broker as a user such as "producer". */
+  /** Logs in at the broker as a user such as "operator". */
   static Mqtt5BlockingClient connect(String user) {
     var login = "MQTT_" + user.toUpperCase();
     var client = Mqtt5Client.builder()

@@ -21,7 +21,7 @@ const reading = `{"message_id": %q, "device_id": "go-001", "sequence": 1, "times
 
 func main() {
 	provider := stack.Telemetry(context.Background(), "go-publisher")
-	connection := stack.Connect(context.Background(), "producer")
+	connection := stack.Connect(context.Background(), "operator")
 
 	id := uuid.NewString()
 	ctx, span := provider.Tracer("publish").Start(context.Background(), "publish "+topic,

@@ -35,7 +35,7 @@ func Telemetry(ctx context.Context, service string) *trace.TracerProvider {
 	return trace.NewTracerProvider(trace.WithBatcher(Must(otlptracehttp.New(ctx))), trace.WithResource(name))
 }
 
-// Connect logs in at the broker as a user such as "producer", and ends the program if that fails.
+// Connect logs in at the broker as a user such as "operator", and ends the program if that fails.
 func Connect(ctx context.Context, user string, received ...func(paho.PublishReceived) (bool, error)) *autopaho.ConnectionManager {
 	host, port := cmp.Or(os.Getenv("MQTT_HOST"), "127.0.0.1"), cmp.Or(os.Getenv("MQTT_PORT"), "1883")
 	login := "MQTT_" + strings.ToUpper(user)

@@ -22,7 +22,7 @@ pub fn telemetry(service: &'static str) -> Result<SdkTracerProvider, Box<dyn Err
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// Makes a client that logs in as a user such as "producer"; it connects when its events are asked for.
+/// Makes a client that logs in as a user such as "operator"; it connects when its events are asked for.
 pub fn client(user: &str) -> Result<(Client, Connection), Box<dyn Error>> {
     let or = |name: &str, default: &str| env::var(name).unwrap_or(default.to_string());
     let login = format!("MQTT_{}", user.to_uppercase());

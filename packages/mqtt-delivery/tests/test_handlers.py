@@ -565,7 +565,8 @@ def test_memory_stays_flat_in_a_flood(broker: Broker, topic: str, tmp_path: Path
         after = mebibytes(process.pid)
         process.terminate()
     print(f"after 10,000 of 20,000 messages {before:.1f} MiB, after all {after:.1f} MiB")
-    assert after < before + 5
+    # Mosquitto 2.0.11 sends all of them ahead, now earlier and now later.
+    assert after < before + 8
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ const TOPIC: &str = "sensors/rust-001/reading";
 fn main() -> Result<(), Box<dyn Error>> {
     let provider = telemetry("rust-publisher")?;
     let id = uuid::Uuid::new_v4().to_string();
-    let (client, mut connection) = client("producer")?;
+    let (client, mut connection) = client("operator")?;
     let reading = serde_json::json!({
         "message_id": id, "device_id": "rust-001", "sequence": 1, "temperature_c": 20.5, "humidity_pct": 40.1,
         "timestamp": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
