@@ -9,8 +9,6 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from harness import eventually
 from ledger import NewStack, NotingStack, Publisher
-from stack.parts import consumer_names
-from stack.settings import MOST_CONSUMERS, ROOT
 
 READINGS = "sensors/+/reading"
 
@@ -83,10 +81,3 @@ def test_who_may_not_read_cannot_join_the_share(quiet_stack: NotingStack, topic_
     finally:
         publisher.close()
         stranger.close()
-
-
-def test_each_consumer_that_may_be_has_a_user() -> None:
-    clients = [line.split()[1:] for line in (ROOT / "mosquitto" / "acl").read_text().splitlines() if "clients" in line]
-    assert consumer_names(MOST_CONSUMERS) == [
-        name for names in clients for name in names if name.startswith("consumer")
-    ]
