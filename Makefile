@@ -13,7 +13,7 @@ PAGES := docs/*.md docs/backends/*.md kubernetes/components/prometheus/rules.yam
 
 .DEFAULT_GOAL := help
 .PHONY: help up down ps logs verify trace watch doctor workshop check solution new-service dist sbom test test-quick test-long \
-	test-interop test-brokers test-matrix bench lint format lock docs
+	test-interop test-brokers test-kubernetes test-matrix bench lint format lock docs
 
 # A group is a line "##@ its name"; 24 lines of 80 columns hold all of it.
 help:
@@ -98,12 +98,12 @@ COVERAGE := $(if $(PYTEST_ARGS),,--cov)
 
 test: $(VENV)/dev ## Run the tests, with all they need (PYTEST_ARGS=...)
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m "not alone and not long and not interop and not brokers" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
+	@$(BESIDE) -m "not alone and not long and not interop and not brokers and not kubernetes" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "alone and not long" $(COVERAGE:--cov=--cov --cov-append) $(PYTEST_ARGS) $(OR_NONE)
 
 test-quick: $(VENV)/dev ## Run the tests that need no stack, in about a minute
 	@$(STACK) prepare --for-tests
-	@$(BESIDE) -m "not stack and not alone and not long and not interop and not brokers" $(PYTEST_ARGS)
+	@$(BESIDE) -m "not stack and not alone and not long and not interop and not brokers and not kubernetes" $(PYTEST_ARGS)
 
 test-long: $(VENV)/dev ## Run the long tests: real-life outages, and a soak
 	@$(STACK) prepare --for-tests
@@ -118,6 +118,10 @@ test-brokers: $(VENV)/dev ## Run our services with HiveMQ, RabbitMQ and others
 	@$(STACK) prepare --for-tests
 	@$(ALONE) tests/test_brokers.py -o junit_family=xunit1 --junitxml=dist/brokers.xml $(PYTEST_ARGS); code=$$?; \
 		PYTHONPATH=tests $(BIN)/python -m brokers.results dist/brokers.xml && exit $$code
+
+# In the cluster of the current context, in a namespace of its own.
+test-kubernetes: $(VENV)/dev
+	@$(ALONE) -m kubernetes tests/test_kubernetes.py $(PYTEST_ARGS)
 
 test-matrix: $(VENV)/dev ## Test the instrumentation on each Python and paho
 	@$(BIN)/python packages/opentelemetry-instrumentation-paho-mqtt/tests/matrix.py

@@ -1,10 +1,12 @@
-"""Kubernetes: what its manifests promise, without a cluster."""
+"""Kubernetes: what its manifests promise, and, with `make test-kubernetes`, the stack on a cluster."""
 
 import json
 import os
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from harness import eventually, is_whole
 from stack.parts import consumer_names
 from stack.services import new_services
 from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES
+from stack.viewer import Viewer
 from test_docker import SERVICES
 
 KUBERNETES = ROOT / "kubernetes"
@@ -364,3 +368,117 @@ def test_the_operator_s_rules_are_prometheus_s() -> None:
 def test_with_scout_the_collector_reads_its_four_values() -> None:
     secret = next(item for name, item in of_kind(base(), "Secret").items() if name.startswith("scout-"))
     assert secret["data"].keys() == set(SCOUT_VARIABLES)
+
+
+# ---------------------------------------------------------------------- with a cluster
+
+NAMESPACE = "mqtt-tracing-test"
+RESTRICTED = 'violates PodSecurity "restricted:'
+
+
+def kubectl(*arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs kubectl in the current context."""
+    command = ["kubectl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+def succeeds(*arguments: str, seconds: float = 300) -> str:
+    """What kubectl prints; it has to succeed."""
+    done = kubectl(*arguments, seconds=seconds)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@contextmanager
+def forwarded(service: str, port: int) -> Iterator[int]:
+    """A port of this machine that leads to one of a Service."""
+    command = ["kubectl", "-n", NAMESPACE, "port-forward", f"service/{service}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline().rpartition(" -> ")[0].rpartition(":")[2])
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The base in a namespace of its own, on the cluster of the current context; afterwards nothing is left of it."""
+    folder = tmp_path_factory.mktemp("cluster").resolve()
+    from_here = Path(os.path.relpath(KUBERNETES, folder))
+    overlay = {"namespace": NAMESPACE, "resources": [str(from_here / "base")]}
+    (folder / "kustomization.yaml").write_text(json.dumps(overlay))
+    succeeds("apply", "-k", str(folder))
+    try:
+        for name, item in workloads(base()).items():
+            succeeds("-n", NAMESPACE, "rollout", "status", f"{item['kind'].lower()}/{name}", "--timeout=240s")
+        yield folder
+    finally:
+        succeeds("delete", "-k", str(folder), "--timeout=180s")
+    assert NAMESPACE not in succeeds("get", "namespaces", "-o", "name")
+    claims = ("get", "persistentvolumes", "-o", "jsonpath={.items[*].spec.claimRef.namespace}")
+    eventually(lambda: NAMESPACE not in succeeds(*claims).split(), 60)
+
+
+needs_cluster = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+
+def publish_one() -> str:
+    """Publishes one reading in the producer's pod; returns its trace id."""
+    variables = ["OTEL_TRACES_SAMPLER=always_on", "MQTT_PRODUCER_USERNAME=producer-once"]
+    producer = ["exec", "deployment/producer", "--", "env", *variables, "python", "-m", "producer", "--once"]
+    return json.loads(succeeds("-n", NAMESPACE, *producer).splitlines()[-1])["trace_id"]
+
+
+class TestOnACluster:
+    pytestmark = needs_cluster
+
+    def test_one_reading_is_one_trace(self, cluster: Path) -> None:
+        with forwarded("viewer", 8000) as port:
+            trace_id, viewer = publish_one(), Viewer(port)
+            eventually(lambda: (spans := viewer.trace(trace_id)) and is_whole(spans))
+
+    def test_a_pod_that_may_do_more_than_restricted_ones_is_refused(self, cluster: Path) -> None:
+        run = ("run", "more", "--image=busybox:1.37.0-musl", "--privileged", "--dry-run=server")
+        done = kubectl("-n", NAMESPACE, *run)
+        assert done.returncode != 0
+        assert RESTRICTED in done.stderr
+
+    @pytest.mark.parametrize("component", [name for name in COMPONENTS if name != "prometheus"])
+    def test_the_api_server_takes_each_component(self, cluster: Path, component: str, tmp_path: Path) -> None:
+        from_here = Path(os.path.relpath(KUBERNETES, tmp_path.resolve()))
+        overlay = {
+            "namespace": NAMESPACE,
+            "resources": [str(from_here / "base")],
+            "components": [str(from_here / "components" / component)],
+        }
+        (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
+        succeeds("apply", "-k", str(tmp_path), "--dry-run=server")
+
+    def test_consumers_share_the_readings_and_leave(self, cluster: Path) -> None:
+        scale = ("-n", NAMESPACE, "scale", "statefulset/consumer")
+        succeeds(*scale, "--replicas=3")
+        succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=120s")
+        for ordinal in range(3):
+            log = ("-n", NAMESPACE, "logs", f"consumer-{ordinal}")
+            eventually(lambda log=log: "processed reading" in succeeds(*log), 60)
+        succeeds(*scale, "--replicas=1")
+        succeeds("-n", NAMESPACE, "wait", "--for=delete", "pod/consumer-1", "pod/consumer-2", "--timeout=60s")
+        leave = ("python", "-m", "consumer", "--leave", "consumer-1=consumer-1", "consumer-2=consumer-2")
+        succeeds("-n", NAMESPACE, "exec", "consumer-0", "--", *leave)
+        with forwarded("viewer", 8000) as port:
+            # Each goes to the one that is left: none into a session of those that are gone.
+            traces, viewer = [publish_one() for _ in range(4)], Viewer(port)
+            for trace_id in traces:
+                eventually(lambda trace_id=trace_id: (spans := viewer.trace(trace_id)) and is_whole(spans))
+
+    def test_a_pod_comes_back_to_its_session(self, cluster: Path) -> None:
+        # While it is away the reading waits at the broker.
+        succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", "--replicas=0")
+        succeeds("-n", NAMESPACE, "wait", "--for=delete", "pod/consumer-0", "--timeout=60s")
+        trace_id = publish_one()
+        succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", "--replicas=1")
+        succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=120s")
+        with forwarded("viewer", 8000) as port:
+            viewer = Viewer(port)
+            eventually(lambda: (spans := viewer.trace(trace_id)) and is_whole(spans))
