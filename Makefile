@@ -23,6 +23,7 @@ help:
 # What is installed is what the lock files say, by hash; our own packages are linked, not copied. Nothing is taken out
 # again, since a stack may run from here.
 $(VENV)/ready: requirements/run.txt requirements/bootstrap.txt $(PACKAGES)
+	@[ -w . ] || { echo "This user may not write to $(CURDIR), where $(VENV) belongs" >&2; exit 1; }
 	@echo "Setting up the Python environment in $(VENV) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=... names another one"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

@@ -13,8 +13,6 @@ import pytest
 import requests
 
 from harness import Stack, eventually, stopped
-from stack.errors import StackError
-from stack.local import LocalRuntime
 from stack.part import local_url
 from stack.settings import Settings
 from stack.trace import roots
@@ -190,12 +188,6 @@ def test_a_backend_without_a_local_form_is_one_line(new_stack: Callable[..., Sta
     assert done.returncode == 1
     expected = f"error: BACKENDS has {backend}, which the local runtime cannot run; with Docker: make up RUNTIME=docker"
     assert done.stderr.strip() == expected
-
-
-def test_a_running_stack_with_other_backends_is_not_changed_behind_ones_back(backends: Stack) -> None:
-    other = backends.settings.model_copy(update={"backends": ()})
-    with pytest.raises(StackError, match="run `make down up`"):
-        LocalRuntime(other).up()
 
 
 def test_no_port_is_taken_for_a_backend_that_is_off() -> None:

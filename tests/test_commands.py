@@ -255,11 +255,13 @@ def test_up_takes_the_runtime_that_runs(stack: Stack, tmp_path: Path) -> None:
 def test_settings_that_only_a_part_reads_are_checked_before_anything_stops(stack: Stack) -> None:
     pids = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
     asked = Stack(stack.settings.run_dir, **stack.values)
-    asked.environment |= {"WORKERS": "0", "BUFFER_SIZE": "many", "LANG": "en_US.UTF-8"}
+    asked.environment |= {"WORKERS": "0", "BUFFER_SIZE": "many", "OTEL_TRACES_SAMPLER": "half", "LANG": "en_US.UTF-8"}
     done = asked.run("up")
     assert (done.returncode, done.stdout) == (2, "")
     assert sorted(done.stderr.splitlines()) == [
         "BUFFER_SIZE is 'many'; it must be a number of messages, 1 to 1000000",
+        "OTEL_TRACES_SAMPLER is 'half'; it must be one of always_off, always_on, parentbased_always_off, "
+        "parentbased_always_on, parentbased_traceidratio, traceidratio",
         "WORKERS is '0'; it must be a number of threads, 1 to 64",
     ]
     assert {name: stack.pid(name) for name in pids} == pids
@@ -293,6 +295,13 @@ def test_up_comes_to_its_end_though_nobody_reads_on(new_stack: Callable[..., Sta
     assert {state for _, state, _ in stack.runtime.states()} == {"healthy"}
 
 
+def test_make_comes_to_its_end_though_nobody_reads_on(stack: Stack) -> None:
+    command = ["bash", "-o", "pipefail", "-c", "make up | head -n 1"]
+    done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = Stack(tmp_path / "file" / "run").run("up")
@@ -301,12 +310,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == said
 
 
-def test_other_parts_than_those_that_run_are_named(stack: Stack) -> None:
+def test_up_starts_parts_that_are_new_and_stops_those_that_are_no_longer_needed(restarted_stack: Stack) -> None:
+    stack = restarted_stack
+    before = {name: stack.pid(name) for name, _, _ in stack.runtime.states()}
     asked = Stack(stack.settings.run_dir, **stack.values)
-    asked.environment |= {"CONSUMERS": "2", "BACKENDS": "prometheus"}
+    asked.environment = stack.environment | {"CONSUMERS": "2", "COLLECTOR_EXTRAS": "zpages"}
     done = asked.run("up")
-    expected = "error: the stack runs with other parts (new: consumer-2, prometheus); run `make down up`\n"
-    assert (done.returncode, done.stderr) == (1, expected)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "consumer-2 is new.\n" in done.stdout
+    assert "│ consumer-2 " in asked.run("ps").stdout
+    # Nothing else is started again but what has other settings.
+    assert [name for name, pid in before.items() if asked.pid(name) != pid] == ["collector", "consumer"]
+    assert asked.run("verify").returncode == 0
+
+    done = stack.run("up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "consumer-2 stops: it is no longer needed.\n" in done.stdout
+    assert stack.runtime.supervisor.processes().keys() == before.keys()
+    assert "unsubscribing; " in stack.runtime.log_text("leave")
+    assert stack.run("verify").returncode == 0
 
 
 def test_another_program_of_another_shell_is_named(stack: Stack, tmp_path: Path) -> None:

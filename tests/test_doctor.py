@@ -390,7 +390,7 @@ def test_a_wrong_clock_and_data_that_scout_refused_for_good_are_findings(
 )
 def test_values_that_cannot_be_right_are_found(customer: Stack, changed: dict[str, object], found: str) -> None:
     results = list(scout.values(customer.runtime, customer.settings.model_copy(update=changed)))
-    assert [result for result in results if result.says.endswith(found) and "`make down up`" in result.fix], results
+    assert [result for result in results if result.says.endswith(found) and "`make up`" in result.fix], results
     assert "changeme" not in str(results)
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,21 @@ def test_every_module_can_be_imported_with_what_running_needs(fresh: Path) -> No
     command = [str(fresh / ".venv" / "bin" / "python"), "-c", IMPORT_ALL, *sources]
     done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not write")
+def test_a_checkout_that_cannot_be_written_to_is_one_line() -> None:
+    # Not below a folder that is root's alone.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copy(ROOT / "Makefile", folder)
+        shutil.copytree(ROOT / "requirements", folder / "requirements")
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        done = subprocess.run([*nobody, "make", "up"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0] == f"This user may not write to {folder}, where .venv belongs"
 
 
 def test_what_tests_need_comes_on_top_and_takes_nothing_out(fresh: Path) -> None:

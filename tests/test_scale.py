@@ -129,12 +129,6 @@ def with_one(stack: Stack) -> NotingStack:
     return NotingStack(stack.settings.run_dir, **stack.values | {"CONSUMERS": "1"})
 
 
-def test_another_number_of_consumers_wants_a_new_start(shared_stack: NotingStack) -> None:
-    done = with_one(shared_stack).run("up")
-    assert done.returncode == 1
-    assert "make down up" in done.stderr
-
-
 def test_from_three_consumers_to_one_loses_nothing(shared_stack: NotingStack, publisher: Publisher) -> None:
     """Runs last: the stack has one consumer then."""
     shared_stack.stop_part("echo")
@@ -142,8 +136,6 @@ def test_from_three_consumers_to_one_loses_nothing(shared_stack: NotingStack, pu
     ledger = publisher.ledger
     logs = "".join(map(shared_stack.runtime.log_text, CONSUMERS))
     assert not set(PROCESSED.findall(logs)) & set(ledger.sent)
-    shared_stack.runtime.down()
-
     one = with_one(shared_stack)
     one.up()
     ledger.stack = one

@@ -17,6 +17,7 @@ import echo.settings
 import producer.settings
 import scout_local.settings
 from service import load_settings
+from stack.otel import OtelSettings
 from stack.services import new_services
 from stack.settings import Settings as StackSettings
 
@@ -26,6 +27,7 @@ CLASSES = [
     echo.settings.Settings,
     scout_local.settings.Settings,
     StackSettings,
+    OtelSettings,
     *(import_module(f"{service.module}.settings").Settings for service in new_services()),
 ]
 

@@ -100,7 +100,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     for answers in (("NAME=alerter", "OUTPUT=mqtt"), ("NAME=web-alerter",)):
         done = workspace.new_service(*answers)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "Next: make down up" in done.stdout
+        assert "Next: make up" in done.stdout
     installed(folder / "installed", folder / "alerter", folder / "web-alerter")
     workspace.make_environment()
     yield workspace

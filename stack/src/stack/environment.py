@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dotenv import dotenv_values
 
 from service import refusals
+from stack.otel import OtelSettings
 from stack.part import Part
 from stack.settings import ROOT
 
@@ -55,8 +56,10 @@ def check_settings(parts: Iterable[Part]) -> None:
     """
     wrong: dict[str, str] = {}
     for part in parts:
-        if part.settings:
-            refused = refusals(part.settings, environment_of(part))
+        given = environment_of(part)
+        traced = [OtelSettings] if "OTEL_SERVICE_NAME" in part.environment else []
+        for settings in filter(None, (part.settings, *traced)):
+            refused = refusals(settings, given)
             wrong |= {name: line for name, line in refused.items() if name not in part.environment}
     if wrong:
         sys.stderr.writelines(f"{line}\n" for line in wrong.values())

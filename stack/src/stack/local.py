@@ -42,7 +42,6 @@ class LocalRuntime(Runtime):
         binaries = build.prepare(self._settings)
         parts = local_parts(self._settings, binaries)
         running = self.supervisor.processes().keys()
-        _refuse_other_parts(parts, running)
         self._claim_ports(bool(running))
         if self._settings.mqtt_tls:
             import certificates  # noqa: PLC0415 (what it is made with takes long to load)
@@ -52,7 +51,7 @@ class LocalRuntime(Runtime):
         if "prometheus" in self._settings.backends:
             write_prometheus_configuration(self._settings)
         if running:
-            self._stop_changed(parts)
+            self._change(parts, running)
         else:
             self._start_supervisor(parts)
         started = time.monotonic()
@@ -169,8 +168,10 @@ class LocalRuntime(Runtime):
             stale.unlink()
         for part in parts:
             self._describe(part)
-        described = [(part.name, part.wave, self._description(part.name)) for part in parts]
-        self.supervisor.start(described, system_environment())
+        self.supervisor.start(self._described(parts), system_environment())
+
+    def _described(self, parts: list[Part]) -> list[tuple[str, int, Path]]:
+        return [(part.name, part.wave, self._description(part.name)) for part in parts]
 
     def _describe(self, part: Part) -> None:
         """Writes down a part's command and environment, readable by this user only."""
@@ -178,9 +179,17 @@ class LocalRuntime(Runtime):
         description.touch(mode=0o600)
         description.write_text(json.dumps({"command": part.command, "environment": environment_of(part)}))
 
-    def _stop_changed(self, parts: list[Part]) -> None:
-        """Stops the parts that run with other settings than now, so that they start with these."""
+    def _change(self, parts: list[Part], running: Collection[str]) -> None:
+        """Makes ready for parts that are new, and stops those that are no longer needed or have other settings now."""
+        wanted = {part.name for part in parts}
+        for name in sorted(set(running) - wanted):
+            console.print(f"{name} stops: it is no longer needed.")
+            self.stop(name)
         for part in parts:
+            if part.name not in running:
+                console.print(f"{part.name} is new.")
+                self._describe(part)
+                continue
             described = json.loads(self._description(part.name).read_text())
             before = {"command": described["command"], **settings_among(described["environment"])}
             now = {"command": part.command, **settings_among(environment_of(part))}
@@ -188,6 +197,8 @@ class LocalRuntime(Runtime):
                 console.print(f"{part.name} starts again: {', '.join(changed)} changed{_program(changed, now)}.")
                 self.stop(part.name)
                 self._describe(part)
+        if wanted != set(running):
+            self.supervisor.change(self._described(parts))
 
     def _start(self, part: str) -> None:
         if self.supervisor.is_stopped(part):
@@ -223,14 +234,6 @@ def _program(changed: Collection[str], now: Mapping[str, Any]) -> str:
     if "command" in changed:
         return f", to {shlex.join(now['command'])}"
     return f", to {now['OTELCOL']}" if "OTELCOL" in changed else ""
-
-
-def _refuse_other_parts(parts: list[Part], running: Collection[str]) -> None:
-    wanted = {part.name for part in parts}
-    changes = {"new": wanted - set(running), "no longer asked for": set(running) - wanted}
-    if running and any(changes.values()):
-        named = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in changes.items() if names)
-        raise StackError(f"the stack runs with other parts ({named}); run `make down up`")
 
 
 def check_ports(ports: Mapping[str, int]) -> None:

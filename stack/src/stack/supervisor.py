@@ -84,15 +84,7 @@ class Supervisor:
         Raises:
             StackError: If it does not come up.
         """
-        text = CONFIGURATION.format(
-            socket=_escaped(self.socket),
-            folder=_escaped(self._folder),
-            user="user=root" if os.getuid() == 0 else "",
-        )
-        for name, wave, description in described:
-            command = shlex.join((sys.executable, launch.__file__, str(description)))
-            text += PROGRAM.format(name=name, command=_escaped(command), wave=wave, log=_escaped(self.log(name)))
-        self._configuration.write_text(text)
+        self._configure(described)
         subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)],
             cwd=self._folder,
@@ -105,6 +97,32 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise StackError(f"supervisor does not answer; see {self._folder / 'supervisord.log'}")
             time.sleep(0.02)
+
+    def change(self, described: Iterable[tuple[str, int, Path]]) -> None:
+        """Becomes ready to start these processes instead; those that are the same go on.
+
+        Args:
+            described: As for ``start``. Those that run and are not among them must be stopped.
+        """
+        self._configure(described)
+        with self.connected() as supervisor:
+            ((added, changed, removed),) = supervisor.reloadConfig()
+            for name in (*removed, *changed):
+                supervisor.stopProcessGroup(name)
+                supervisor.removeProcessGroup(name)
+            for name in (*added, *changed):
+                supervisor.addProcessGroup(name)
+
+    def _configure(self, described: Iterable[tuple[str, int, Path]]) -> None:
+        text = CONFIGURATION.format(
+            socket=_escaped(self.socket),
+            folder=_escaped(self._folder),
+            user="user=root" if os.getuid() == 0 else "",
+        )
+        for name, wave, description in described:
+            command = shlex.join((sys.executable, launch.__file__, str(description)))
+            text += PROGRAM.format(name=name, command=_escaped(command), wave=wave, log=_escaped(self.log(name)))
+        self._configuration.write_text(text)
 
     def pid(self) -> int | None:
         """Its process id, also where its socket is gone; None if it does not run."""

@@ -60,7 +60,7 @@ def new_service(name: str, answers: Mapping[str, str]) -> None:
         subprocess.run([sys.executable, "-m", "ruff", *command, "--quiet", name], cwd=ROOT, check=True)
     console.print(f"Made {name}/. What it does with a message: handle in {name}/src/{service.module}/handler.py")
     _lock(name)
-    console.print("Next: make down up")
+    console.print("Next: make up")
 
 
 def _check_free(service: Service) -> None:

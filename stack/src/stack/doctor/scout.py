@@ -53,13 +53,13 @@ def values(runtime: Runtime, settings: Settings) -> Iterator[Result]:
         yield Result(
             title,
             f"{', '.join(placeholders)} look like placeholders.",
-            "fill in the values from Scout, then `make down up`.",
+            "fill in the values from Scout, then `make up`.",
         )
     if changed:
         yield Result(
             title,
             f"the Collector was started with other values than the present ones: {', '.join(changed)}.",
-            "`make down up` gives it the present ones.",
+            "`make up` gives it the present ones.",
         )
     if not placeholders and not changed:
         yield Result(
@@ -86,7 +86,7 @@ def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str
     if answer.ok and isinstance(token, str):
         return Result(title, f"{url} grants a token."), token
     if refusal == "invalid_client" or answer.status_code == 401:
-        fix = "copy SCOUT_CLIENT_ID and SCOUT_CLIENT_SECRET again, then `make down up`."
+        fix = "copy SCOUT_CLIENT_ID and SCOUT_CLIENT_SECRET again, then `make up`."
         return Result(title, f"{url} does not know this client id, or the secret is wrong (invalid_client).", fix), None
     if isinstance(refusal, str):
         return Result(title, f"{url} refuses: {refusal[:60]!r}.", "ask who runs Scout what the client may do."), None
