@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 STACK := $(BIN)/python -m stack
 WORKSHOP := $(BIN)/python -m workshop
+WRITABLE := [ -w . ] || { echo "This user may not write to $(CURDIR)" >&2; exit 1; }
 COG := $(BIN)/cog --verbosity=1 -I docs -p "import broker_tables; from excerpts import python, statement, yaml_block"
 PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
 PAGES := docs/*.md docs/backends/*.md kubernetes/components/prometheus/rules.yaml
@@ -21,19 +22,22 @@ help:
 		/^[a-z-]+:.*## / {printf "%-8s make %-12s %s\n", group, $$1, $$2; group = ""}' $(MAKEFILE_LIST)
 
 # What is installed is what the lock files say, by hash; our own packages are linked, not copied. Nothing is taken out
-# again, since a stack may run from here.
+# again, since a stack may run from here. Of two at once the second waits, and finds that all is there.
 $(VENV)/ready: requirements/run.txt requirements/bootstrap.txt $(PACKAGES)
-	@[ -w . ] || { echo "This user may not write to $(CURDIR), where $(VENV) belongs" >&2; exit 1; }
-	@echo "Setting up the Python environment in $(VENV) ..."
+	@$(WRITABLE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=... names another one"; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
-	@$(INSTALL) --compile-bytecode --require-hashes -r requirements/run.txt
-	@$(INSTALL) --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(PACKAGES))
-	@touch $@
+	@set -e; exec 9<.; $(PYTHON) requirements/alone.py; \
+	if [ -e $@ ] && [ -z "$$(find $^ -newer $@)" ]; then exit; fi; \
+	echo "Setting up the Python environment in $(VENV) ..."; \
+	$(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt; \
+	$(INSTALL) --compile-bytecode --require-hashes -r requirements/run.txt; \
+	$(INSTALL) --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(PACKAGES)); \
+	touch $@
 
 # Running needs no test runner, linter or browser.
 $(VENV)/dev: $(VENV)/ready requirements/dev.txt
+	@$(WRITABLE)
 	@echo "Adding what tests and linters need to $(VENV) ..."
 	@$(INSTALL) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@
@@ -82,6 +86,7 @@ new-service: $(VENV)/ready ## Make a traced service (NAME=alerter; OUTPUT=mqtt)
 
 ##@ develop
 dist: $(VENV)/ready ## Build the wheels that services elsewhere need
+	@$(WRITABLE)
 	@rm -f dist/*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist \
 		./packages/opentelemetry-instrumentation-paho-mqtt ./packages/mqtt-delivery

@@ -28,8 +28,8 @@ for source in map(pathlib.Path, sys.argv[1:]):
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What installing needs of this workspace, elsewhere, with the environment that running needs."""
+def made_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What installing needs of this workspace, elsewhere, after two at once have installed; and what each printed."""
     folder = tmp_path_factory.mktemp("fresh")
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copytree(ROOT / "requirements", folder / "requirements")
@@ -41,11 +41,33 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
             dirs_exist_ok=True,
         )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST", "COV"))}
-    done = subprocess.run(
-        ["make", ".venv/ready"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    both = [
+        subprocess.Popen(
+            ["make", ".venv/ready"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    printed = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    return folder, printed
+
+
+@pytest.fixture(scope="module")
+def fresh(made_twice: tuple[Path, list[str]]) -> Path:
+    """The same, with the environment that running needs."""
+    return made_twice[0]
+
+
+def test_of_two_at_once_one_installs_and_the_other_waits(made_twice: tuple[Path, list[str]]) -> None:
+    assert sorted(made_twice[1]) == [
+        "Another command sets up the Python environment; waiting for its end ...\n",
+        "Setting up the Python environment in .venv ...\n",
+    ]
 
 
 def pins(lock: str) -> set[str]:
@@ -93,7 +115,7 @@ def test_a_checkout_that_cannot_be_written_to_is_one_line() -> None:
         done = subprocess.run([*nobody, "make", "up"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stdout == ""
-    assert done.stderr.splitlines()[0] == f"This user may not write to {folder}, where .venv belongs"
+    assert done.stderr.splitlines()[0] == f"This user may not write to {folder}"
 
 
 def test_what_tests_need_comes_on_top_and_takes_nothing_out(fresh: Path) -> None:

@@ -13,3 +13,11 @@ def test_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert exit_code(fail) == 1
     assert capsys.readouterr().err == "error: echo does not become healthy: [/] [bold] [0;31m\n"
+
+
+def test_a_file_of_another_user_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise PermissionError(13, "Permission denied", "/elsewhere/.env")
+
+    assert exit_code(fail) == 1
+    assert capsys.readouterr().err == "error: this user may not read or write /elsewhere/.env\n"

@@ -57,5 +57,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
         # As it is: the end of a log may hold what looks like rich's markup.
         errors.print(Text.assemble(("error:", "red"), f" {error}"))
         return 1
+    except PermissionError as error:
+        # A checkout, a .env or a folder of another user.
+        errors.print(Text.assemble(("error:", "red"), f" this user may not read or write {error.filename or error}"))
+        return 1
     except KeyboardInterrupt:
         return 130

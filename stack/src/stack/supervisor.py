@@ -23,6 +23,7 @@ from stack.errors import StackError
 START_SECONDS = 10.0
 STOP_SECONDS = 30.0
 STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL, ProcessStates.UNKNOWN)
+OF_ANOTHER_USER = "the stack runs under process {}, which is another user's"
 
 CONFIGURATION = """\
 [unix_http_server]
@@ -151,7 +152,7 @@ class Supervisor:
             # It has ended by itself meanwhile.
             return
         except psutil.AccessDenied:
-            raise StackError(f"the stack runs under process {pid}, which is another user's") from None
+            raise StackError(OF_ANOTHER_USER.format(pid)) from None
         except psutil.TimeoutExpired:
             raise StackError(f"the stack still runs after {STOP_SECONDS:.0f} s, under process {pid}") from None
 
@@ -173,6 +174,8 @@ class Supervisor:
             with self.connected() as supervisor:
                 return {info["name"]: info for info in supervisor.getAllProcessInfo()}
         if pid := self.pid():
+            if psutil.Process(pid).uids().real != os.getuid():
+                raise StackError(OF_ANOTHER_USER.format(pid))
             raise StackError(f"the stack runs under process {pid}, whose socket is gone; run `make down up`")
         return {}
 
