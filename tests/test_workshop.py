@@ -39,6 +39,7 @@ BEGINNING = {
     ".venv/bin/python workshop/publisher.py --baggage site.id=workshop --baggage visitor=Ada",
     "9": "workshop/mine/9.env has no UNSAMPLED_READING=: "
     "the message_id of a reading that was processed but has no trace",
+    "10": "workshop/mine/10-visitor.py is not there: `cp workshop/visitor.py workshop/mine/10-visitor.py`",
 }
 QUESTION = re.compile(r"^(\d)\. (.*?)(?=^\S|\Z)", re.M | re.S)
 PAGES = {exercise: next(WORKSHOP.glob(f"{exercise}-*.md")) for exercise in EXERCISES}
@@ -278,7 +279,7 @@ def test_the_minutes_of_the_exercises_are_those_of_the_workshop() -> None:
     words = {"Ten": 10, "Twenty": 20}
     minutes = {number: words[re.findall(r"(\w+)\s+minutes\.", page.read_text())[0]] for number, page in PAGES.items()}
     assert f"about {sum(minutes.values())} minutes" in (WORKSHOP / "README.md").read_text()
-    for page, row in (("README.md", r"\[(\d)\. .*\| (\d+) \|"), ("facilitator.md", r"^\| (\d) \| (\d+) \|")):
+    for page, row in (("README.md", r"\[(\d+)\. .*\| (\d+) \|"), ("facilitator.md", r"^\| (\d+) \| (\d+) \|")):
         table = re.findall(row, (WORKSHOP / page).read_text(), re.M)
         assert {number: int(given) for number, given in table} == minutes
 
@@ -326,8 +327,8 @@ def test_what_was_made_of_a_solution_is_not_deleted(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "EXERCISE is not set; it is the number of an exercise, 1 to 9"),
-        (("EXERCISE=0",), "EXERCISE is '0'; it must be the number of an exercise, 1 to 9"),
+        ((), "EXERCISE is not set; it is the number of an exercise, 1 to 10"),
+        (("EXERCISE=0",), "EXERCISE is '0'; it must be the number of an exercise, 1 to 10"),
     ],
 )
 def test_an_exercise_that_is_none_is_named(stack: Stack, command: str, given: tuple[str, ...], said: str) -> None:
@@ -417,3 +418,21 @@ def test_the_check_tells_what_is_wrong_with_a_batch(stack: Stack) -> None:
         assert missing(stack, "5")[0].startswith("no span of a service called digest since ")
         run(stack, program)
         eventually(lambda said=said: [line for line in missing(stack, "5") if said in line], seconds=10)
+
+
+@pytest.mark.usefixtures("no_own_programs")
+def test_the_check_tells_what_a_visitor_has_not_recorded(stack: Stack) -> None:
+    program = in_mine("10-visitor.py", (WORKSHOP / "visitor.py").read_text())
+    assert missing(stack, "10")[0].startswith("no span of a service called visitor since ")
+    run(stack, program)
+    said = "connect of visitor lacks mqtt.connack.AssignedClientIdentifier: one attribute for each property"
+    eventually(lambda: missing(stack, "10")[0] == said, seconds=10)
+    program = in_mine("10-visitor.py", (WORKSHOP / "solutions" / "visitor_with_connack.py").read_text())
+    run(stack, program)
+    answers = {"RECEIVE_MAXIMUM": "20", "SESSION_SECONDS": "3600", "SHARED": "yes", "RETAINED": "no"}
+    eventually(lambda: missing(stack, "10", **answers) == [], seconds=10)
+    wrong = {"SESSION_SECONDS": "0", "RETAINED": "yes"}
+    assert missing(stack, "10", **answers | wrong) == [
+        "SESSION_SECONDS is 0; SessionExpiryInterval is not in the CONNACK: look up its default",
+        "RETAINED is yes; RetainAvailable is in the CONNACK",
+    ]

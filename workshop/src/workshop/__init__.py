@@ -123,7 +123,7 @@ def page_of(exercise: str) -> Path:
     """
     if exercise not in EXERCISES:
         given = f"is {exercise!r}; it must be" if exercise else "is not set; it is"
-        numbers = sorted(EXERCISES)
+        numbers = [*EXERCISES]
         raise StackError(f"EXERCISE {given} the number of an exercise, {numbers[0]} to {numbers[-1]}")
     (page,) = WORKSHOP.glob(f"{exercise}-*.md")
     return page

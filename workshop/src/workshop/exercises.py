@@ -20,6 +20,20 @@ PUBLISH = ".venv/bin/python workshop/publisher.py"
 WAITED_NANOSECONDS = 10**9
 RECENT_READINGS = 20
 READINGS_IN_A_BATCH = 5
+# The property of the CONNACK that has an answer.
+CONNACK_ANSWERS = {
+    "RECEIVE_MAXIMUM": "ReceiveMaximum",
+    "SESSION_SECONDS": "SessionExpiryInterval",
+    "SHARED": "SharedSubscriptionAvailable",
+    "RETAINED": "RetainAvailable",
+}
+# What it means for the visitor, who asks for a session of an hour, that a property is not there.
+CONNACK_DEFAULTS = {
+    "ReceiveMaximum": 65535,
+    "SessionExpiryInterval": 3600,
+    "SharedSubscriptionAvailable": 1,
+    "RetainAvailable": 1,
+}
 TRACE_ID = re.compile("[0-9a-f]{32}")
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 
@@ -283,6 +297,32 @@ def sample(evidence: Evidence) -> Iterator[str]:
     yield from _lost(evidence, "UNSAMPLED_READING")
 
 
+def ask_the_broker(evidence: Evidence) -> Iterator[str]:
+    """A span with what the CONNACK says, and what that means."""
+    program = "10-visitor.py"
+    if missing := _not_there(program, f"cp workshop/visitor.py workshop/mine/{program}"):
+        yield missing
+        return
+    spans = [span for span, _ in evidence.own_runs("visitor", program)]
+    if not spans:
+        yield f"no span of a service called visitor {_since(program)}: run it"
+        return
+    prefix = "mqtt.connack."
+    sent = {name.removeprefix(prefix): value for name, value in spans[0].attributes.items() if name.startswith(prefix)}
+    # The program has no client id of its own, so each broker names it.
+    if "AssignedClientIdentifier" not in sent:
+        yield f"{spans[0].name} of visitor lacks {prefix}AssignedClientIdentifier: one attribute for each property"
+        return
+    granted = CONNACK_DEFAULTS | sent
+    for name, field in CONNACK_ANSWERS.items():
+        value = str(granted[field])
+        right = value if field in ("ReceiveMaximum", "SessionExpiryInterval") else "no" if value == "0" else "yes"
+        answer = evidence.answers.get(name)
+        if answer and answer != right:
+            where = "is in the CONNACK" if field in sent else "is not in the CONNACK: look up its default"
+            yield f"{name} is {answer}; {field} {where}"
+
+
 def _lost(evidence: Evidence, name: str) -> Iterator[str]:
     answer = evidence.answers.get(name)
     if answer and answer not in evidence.processed():
@@ -335,4 +375,13 @@ EXERCISES = {
         send_baggage,
     ),
     "9": Exercise({"UNSAMPLED_READING": "the message_id of a reading that was processed but has no trace"}, sample),
+    "10": Exercise(
+        {
+            "RECEIVE_MAXIMUM": "how many messages with QoS 1 a client may send before the first PUBACK",
+            "SESSION_SECONDS": "for how long the broker keeps the session of this client",
+            "SHARED": "yes or no: does the broker have shared subscriptions?",
+            "RETAINED": "yes or no: does it keep retained messages?",
+        },
+        ask_the_broker,
+    ),
 }

@@ -33,7 +33,7 @@ LOOK_SECONDS = 1.0
 RECENT_NANOSECONDS = 120 * 10**9
 KEYS = "n next · p previous · h hint · r reset · q quit"
 HINT = re.compile(r"</summary>\n(.*?)</details>", re.S)
-NUMBERS = sorted(EXERCISES)
+NUMBERS = [*EXERCISES]
 
 
 @dataclass

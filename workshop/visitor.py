@@ -1,0 +1,47 @@
+"""Connects to a broker and leaves; that it has connected is in a span, what the broker grants is not."""
+
+import os
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+# For how long the broker is asked to keep the session.
+SESSION_SECONDS = 3600
+tracer = trace.get_tracer("visitor")
+
+
+def on_connect(client: mqtt.Client, userdata: None, flags: Any, reason_code: Any, properties: Any) -> None:
+    """Runs when the CONNACK is there; ``properties`` are what it carries."""
+    with tracer.start_as_current_span("connect"):
+        print(reason_code)
+    # Nobody comes back to this session.
+    end = Properties(PacketTypes.DISCONNECT)
+    end.SessionExpiryInterval = 0
+    client.disconnect(properties=end)
+
+
+def main() -> None:
+    """Connects without a client id of its own."""
+    provider = TracerProvider(resource=Resource.create({"service.name": "visitor"}))
+    collector = f"http://127.0.0.1:{os.environ.get('OTLP_GRPC_PORT', '4317')}"
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector)))
+    trace.set_tracer_provider(provider)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set("operator", "operator-secret")
+    client.on_connect = on_connect
+    asked = Properties(PacketTypes.CONNECT)
+    asked.SessionExpiryInterval = SESSION_SECONDS
+    client.connect(os.environ.get("MQTT_HOST", "127.0.0.1"), int(os.environ.get("MQTT_PORT", "1883")), properties=asked)
+    client.loop_forever()
+
+
+if __name__ == "__main__":
+    main()
