@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -17,6 +18,7 @@ from paho.mqtt.properties import Properties
 
 from harness import Stack, eventually, reading
 from mqtt_delivery import received_properties
+from stack.settings import Settings
 
 # A test's own clients receive what would stop paho's reader, too.
 received_properties.use_for_paho()
@@ -50,10 +52,26 @@ class NotingStack(Stack):
 NewStack = Callable[..., NotingStack]
 
 
+class Taken(Protocol):
+    """Where echo's notes are."""
+
+    def read_text(self) -> str: ...
+
+
+class Noted(Protocol):
+    """What has to be known of a stack to send readings to it, and to see what becomes of them."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def taken(self) -> Taken: ...
+
+
 class Ledger:
     """What became of the readings that a test sent: what echo has taken, and the broker's dead letters."""
 
-    def __init__(self, stack: NotingStack) -> None:
+    def __init__(self, stack: Noted) -> None:
         self.stack = stack
         self.sent: list[str] = []
         self._dead: list[str] = []
@@ -115,7 +133,7 @@ def identifier(payload: bytes | bytearray) -> str:
 class Publisher:
     """Publishes readings as the operator's user, each acknowledged by the broker before it counts as sent."""
 
-    def __init__(self, stack: NotingStack) -> None:
+    def __init__(self, stack: Noted) -> None:
         self.ledger = Ledger(stack)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         password = stack.settings.mqtt_operator_password.get_secret_value()

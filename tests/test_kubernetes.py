@@ -4,8 +4,11 @@ import json
 import os
 import re
 import subprocess
+import threading
+import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,9 +20,10 @@ import pytest
 import yaml
 
 from harness import eventually, is_whole
+from ledger import PROCESSED, RECEIVING, Publisher
 from stack.parts import consumer_names
 from stack.services import new_services
-from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES
+from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES, Settings
 from stack.viewer import Viewer
 from test_docker import SERVICES
 
@@ -41,6 +45,8 @@ VERSIONS = ("1.34", "1.37")
 WORKLOADS = ("Deployment", "StatefulSet")
 # Made by a platform's own means, in production.
 OF_THE_CLUSTER = {"scout", "mosquitto-tls", "mqtt-producer", "mqtt-consumer", "mqtt-operator"}
+# In the other runtimes the tool behind `make` does what it does.
+SESSIONS = "sessions"
 # Open only where they are asked for: by COLLECTOR_EXTRAS, MQTT_CLIENT_CERTIFICATES, and the component `prometheus`.
 EXTRAS = {1777, 9411, 55679, 8883, 8889}
 
@@ -210,20 +216,34 @@ def test_a_pod_can_do_no_more_than_it_needs(resources: list[Resource]) -> None:
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        assert {kind for volume in spec["volumes"] for kind in volume.keys() - {"name"}} <= VOLUMES
+        kinds = {kind for volume in spec["volumes"] for kind in volume.keys() - {"name"}}
+        assert kinds <= VOLUMES | ({"projected"} if name == SESSIONS else set())
         assert one["securityContext"] == {
             "readOnlyRootFilesystem": True,
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert not any("hostPort" in port for port in one["ports"])
+        assert not any("hostPort" in port for port in one.get("ports", []))
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
         assert one["imagePullPolicy"] == "IfNotPresent"
         assert one["resources"]["requests"].keys() == one["resources"]["limits"].keys() == {"cpu", "memory"}
         assert all(one[probe] for probe in PROBES), name
-    (account,) = of_kind(resources, "ServiceAccount").values()
-    assert account["automountServiceAccountToken"] is False
+    accounts = of_kind(resources, "ServiceAccount")
+    assert not any(account["automountServiceAccountToken"] for account in accounts.values())
+
+
+def test_one_pod_may_ask_one_thing_of_kubernetes(resources: list[Resource]) -> None:
+    (role,) = of_kind(resources, "Role").values()
+    (binding,) = of_kind(resources, "RoleBinding").values()
+    (rule,) = role["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["statefulsets/scale"], ["get"])
+    (scaled,) = rule["resourceNames"]
+    assert scaled in of_kind(resources, "StatefulSet")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (subject,) = binding["subjects"]
+    users = {name for name, pod in pods(resources).items() if pod["spec"]["serviceAccountName"] == subject["name"]}
+    assert users == {SESSIONS}
 
 
 def test_a_secret_reaches_only_the_pods_that_need_it(resources: list[Resource]) -> None:
@@ -240,7 +260,7 @@ def test_a_secret_reaches_only_the_pods_that_need_it(resources: list[Resource]) 
             holders.setdefault(re.sub("-[a-z0-9]{10}$", "", secret), set()).add(name)
     expected = {
         "mqtt-producer": {"mosquitto", "producer"},
-        "mqtt-consumer": {"mosquitto", "consumer"},
+        "mqtt-consumer": {"mosquitto", "consumer", SESSIONS},
         "mqtt-operator": {"mosquitto"},
         "scout": {"collector", "issuer"},
     }
@@ -283,7 +303,7 @@ def test_images_are_those_of_the_containers() -> None:
     for name, pod in pods(base()).items():
         image = container(pod)["image"]
         if ours(image):
-            assert image == f"mqtt-tracing-{name}:{version}"
+            assert image == f"mqtt-tracing-{name.replace(SESSIONS, 'consumer')}:{version}"
         else:
             # Ours is the official one with configuration, which is a ConfigMap here.
             dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
@@ -294,14 +314,14 @@ def test_there_is_a_pod_for_each_container() -> None:
     # Those of BACKENDS have components or operators of their own; `page` is what Docker has in place of a port-forward.
     stack = {name for name, service in SERVICES.items() if "profiles" not in service}
     new = {service.name for service in new_services()}
-    assert pods(base()).keys() == stack - {"certificates", "page"} - new
+    assert pods(base()).keys() == (stack - {"certificates", "page"} - new) | {SESSIONS}
 
 
 def test_ports_are_those_of_the_containers() -> None:
     services = of_kind(base(), "Service")
     for name, pod in pods(base()).items():
-        published = {int(port.rpartition(":")[2]) for port in SERVICES[name].get("ports", [])} - EXTRAS
-        ports = {port["name"]: port["containerPort"] for port in container(pod)["ports"]}
+        published = {int(port.rpartition(":")[2]) for port in SERVICES.get(name, {}).get("ports", [])} - EXTRAS
+        ports = {port["name"]: port["containerPort"] for port in container(pod).get("ports", [])}
         offered = {port["port"] for port in services[name]["spec"].get("ports", [])} if name in services else set()
         assert published <= offered, name
         for port in services[name]["spec"].get("ports", []) if name in services else []:
@@ -320,7 +340,8 @@ def test_variables_are_those_of_the_containers() -> None:
                 given |= maps[source["configMapRef"]["name"]]["data"].keys()
             else:
                 given |= secrets[source["secretRef"]["name"]]["data"].keys()
-        assert given - of_kubernetes <= SERVICES[name].get("environment", {}).keys(), name
+        known = SERVICES[name.replace(SESSIONS, "consumer")].get("environment", {})
+        assert given - of_kubernetes <= known.keys(), name
 
 
 def test_the_broker_is_asked_for_its_health_as_in_its_container() -> None:
@@ -358,6 +379,8 @@ def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
     assert variables["MQTT_CLIENT_ID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
     # With one it would not join the share.
     assert variables["CONSUMERS"]["value"] == str(MOST_CONSUMERS)
+    # Who ends their sessions knows all of them.
+    assert {"name": "CONSUMERS", "value": str(MOST_CONSUMERS)} in container(pods(base())[SESSIONS])["env"]
 
 
 def test_the_operator_s_rules_are_prometheus_s() -> None:
@@ -373,6 +396,9 @@ def test_with_scout_the_collector_reads_its_four_values() -> None:
 # ---------------------------------------------------------------------- with a cluster
 
 NAMESPACE = "mqtt-tracing-test"
+STEADY_SECONDS = 10.0
+READINGS_PER_SECOND = 300
+SLICE_SECONDS = 0.5
 RESTRICTED = 'violates PodSecurity "restricted:'
 
 
@@ -401,12 +427,55 @@ def forwarded(service: str, port: int) -> Iterator[int]:
             process.terminate()
 
 
+TAKEN_FILE = "/tmp/taken"  # noqa: S108 (in echo's pod)
+NOTES_WHAT_IT_TAKES = f"""
+kind: Deployment
+metadata: {{name: echo}}
+spec:
+  template:
+    spec:
+      containers:
+        - name: echo
+          env:
+            - {{name: OTEL_SERVICE_NAME, value: echo}}
+            - {{name: PYTHONPATH, value: /opt/receiving}}
+            - {{name: TAKEN_FILE, value: {TAKEN_FILE}}}
+          volumeMounts: [{{name: receiving, mountPath: /opt/receiving}}]
+      volumes: [{{name: receiving, configMap: {{name: receiving}}}}]
+"""
+# So that a process can be killed from within: a container's first one cannot.
+CAN_BE_KILLED = "- {op: add, path: /spec/template/spec/shareProcessNamespace, value: true}"
+KILL = """
+import os, pathlib
+found = [int(path.parent.name) for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+         if path.read_bytes() == b"python\\0-m\\0consumer\\0"]
+(consumer,) = found
+os.kill(consumer, 9)
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The base in a namespace of its own, on the cluster of the current context; afterwards nothing is left of it."""
+    """The base in a namespace of its own, on the cluster of the current context; afterwards nothing is left of it.
+
+    Echo notes what it takes; of the readings that are published in the test itself few are traced.
+    """
     folder = tmp_path_factory.mktemp("cluster").resolve()
     from_here = Path(os.path.relpath(KUBERNETES, folder))
-    overlay = {"namespace": NAMESPACE, "resources": [str(from_here / "base")]}
+    (folder / "sitecustomize.py").write_text((RECEIVING / "sitecustomize.py").read_text())
+    few = ["OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"]
+    overlay = {
+        "namespace": NAMESPACE,
+        "resources": [str(from_here / "base")],
+        "configMapGenerator": [
+            {"name": "receiving", "files": ["sitecustomize.py"]},
+            {"name": "telemetry", "behavior": "merge", "literals": few},
+        ],
+        "patches": [
+            {"patch": NOTES_WHAT_IT_TAKES, "target": {"kind": "Deployment", "name": "echo"}},
+            {"patch": CAN_BE_KILLED, "target": {"kind": "StatefulSet", "name": "consumer"}},
+        ],
+    }
     (folder / "kustomization.yaml").write_text(json.dumps(overlay))
     succeeds("apply", "-k", str(folder))
     try:
@@ -428,6 +497,58 @@ def publish_one() -> str:
     variables = ["OTEL_TRACES_SAMPLER=always_on", "MQTT_PRODUCER_USERNAME=producer-once"]
     producer = ["exec", "deployment/producer", "--", "env", *variables, "python", "-m", "producer", "--once"]
     return json.loads(succeeds("-n", NAMESPACE, *producer).splitlines()[-1])["trace_id"]
+
+
+def scale(replicas: int) -> None:
+    """Has so many consumers, and waits for them; not for those that go."""
+    succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", f"--replicas={replicas}")
+    succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=240s")
+
+
+def log_of(what: str) -> str:
+    """The whole log of a pod, or of a Deployment's pod."""
+    return succeeds("-n", NAMESPACE, "logs", what, "--tail=-1")
+
+
+class TakenOnCluster:
+    """The file in which echo notes what it takes."""
+
+    def read_text(self) -> str:
+        return succeeds("-n", NAMESPACE, "exec", "deployment/echo", "--", "cat", TAKEN_FILE)
+
+
+class StackOnCluster:
+    """What a publisher has to know of a stack."""
+
+    def __init__(self, mqtt_port: int) -> None:
+        self.settings = Settings(_env_file=None, mqtt_port=mqtt_port)  # pyright: ignore[reportCallIssue] (it is pydantic-settings')
+        self.taken = TakenOnCluster()
+
+
+def steady() -> None:
+    """Lets it run for a while as it is."""
+    time.sleep(STEADY_SECONDS)
+
+
+@contextmanager
+def loaded(stack: StackOnCluster) -> Iterator[Publisher]:
+    """Publishes readings all the while; each that counts as sent is one that the broker has acknowledged."""
+    publisher, ended = Publisher(stack), threading.Event()
+
+    def publish() -> None:
+        began, slices = time.monotonic(), 0
+        while not ended.wait(max(0.0, began + slices * SLICE_SECONDS - time.monotonic())):
+            publisher.send(round(READINGS_PER_SECOND * SLICE_SECONDS), devices=100)
+            slices += 1
+        print(f"{slices * SLICE_SECONDS * READINGS_PER_SECOND / (time.monotonic() - began):.0f} readings a second")
+
+    with ThreadPoolExecutor() as pool:
+        publishing = pool.submit(publish)
+        try:
+            yield publisher
+        finally:
+            ended.set()
+        publishing.result(60)
 
 
 class TestOnACluster:
@@ -455,22 +576,46 @@ class TestOnACluster:
         (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
         succeeds("apply", "-k", str(tmp_path), "--dry-run=server")
 
-    def test_consumers_share_the_readings_and_leave(self, cluster: Path) -> None:
-        scale = ("-n", NAMESPACE, "scale", "statefulset/consumer")
-        succeeds(*scale, "--replicas=3")
-        succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=120s")
-        for ordinal in range(3):
-            log = ("-n", NAMESPACE, "logs", f"consumer-{ordinal}")
-            eventually(lambda log=log: "processed reading" in succeeds(*log), 60)
-        succeeds(*scale, "--replicas=1")
-        succeeds("-n", NAMESPACE, "wait", "--for=delete", "pod/consumer-1", "pod/consumer-2", "--timeout=60s")
-        leave = ("python", "-m", "consumer", "--leave", "consumer-1=consumer-1", "consumer-2=consumer-2")
-        succeeds("-n", NAMESPACE, "exec", "consumer-0", "--", *leave)
-        with forwarded("viewer", 8000) as port:
-            # Each goes to the one that is left: none into a session of those that are gone.
-            traces, viewer = [publish_one() for _ in range(4)], Viewer(port)
-            for trace_id in traces:
-                eventually(lambda trace_id=trace_id: (spans := viewer.trace(trace_id)) and is_whole(spans))
+    @pytest.mark.timeout(1500)
+    def test_consumers_that_scale_lose_nothing(self, cluster: Path) -> None:
+        with forwarded("mosquitto", 1883) as port, loaded(StackOnCluster(port)) as publisher:
+            steady()
+            scale(5)
+            steady()
+            began = time.monotonic()
+            scale(2)
+            gone = [f"pod/consumer-{ordinal}" for ordinal in (2, 3, 4)]
+            succeeds("-n", NAMESPACE, "wait", "--for=delete", *gone, "--timeout=120s")
+            eventually(lambda: "ended: consumer-2=consumer-2" in log_of("deployment/sessions"), 120)
+            seconds, ended = time.monotonic() - began, log_of("deployment/sessions").count("ended: ")
+            steady()
+            succeeds("-n", NAMESPACE, "rollout", "restart", "statefulset/consumer")
+            succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=240s")
+            steady()
+            for pod in ("consumer-0", "consumer-1"):
+                succeeds("-n", NAMESPACE, "exec", pod, "--", "python", "-c", KILL)
+            succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=240s")
+            steady()
+        publisher.ledger.settle(300)
+        sent = set(publisher.ledger.sent)
+        left = len(sent & set(PROCESSED.findall(log_of("deployment/sessions"))))
+        again = sum(taken[0] in sent for taken in publisher.ledger.taken("again"))
+        print(f"scaled down in {seconds:.1f} s, {left} readings processed while leaving, {again} repeated")
+        # They were killed, and are there again.
+        counts = (
+            "get",
+            "pods",
+            "consumer-0",
+            "consumer-1",
+            "-o",
+            "jsonpath={.items[*].status.containerStatuses[0].restartCount}",
+        )
+        assert succeeds("-n", NAMESPACE, *counts).split() == ["1", "1"]
+        assert not publisher.ledger.lost()
+        assert not publisher.ledger.dead_lettered()
+        # A rolling update ends no session.
+        assert log_of("deployment/sessions").count("ended: ") == ended
+        publisher.close()
 
     def test_a_pod_comes_back_to_its_session(self, cluster: Path) -> None:
         # While it is away the reading waits at the broker.

@@ -32,8 +32,9 @@ def publisher(shared_stack: NotingStack) -> Iterator[Publisher]:
 
 def shares(publisher: Publisher) -> list[int]:
     """How many of the readings each consumer has processed."""
-    sent = set(publisher.ledger.sent)
-    logs = [publisher.ledger.stack.runtime.log_text(name) for name in CONSUMERS]
+    sent, stack = set(publisher.ledger.sent), publisher.ledger.stack
+    assert isinstance(stack, NotingStack)
+    logs = [stack.runtime.log_text(name) for name in CONSUMERS]
     return [len(sent & set(PROCESSED.findall(log))) for log in logs]
 
 
