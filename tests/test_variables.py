@@ -58,7 +58,12 @@ def test_what_a_part_reads_is_documented_or_the_stack_s_own(part: Any) -> None:
 def test_what_is_documented_is_read() -> None:
     read = {name for part in PARTS.values() for name in part.reads} | {name.upper() for name in Settings.model_fields}
     # By Compose, by the build, and by OpenTelemetry in every service.
-    read |= {"COMPOSE_PROFILES", "OTELCOL", *re.findall(r"OTEL_\w+", (ROOT / "docker-compose.yml").read_text())}
+    read |= {
+        "COMPOSE_PROFILES",
+        "BROKER_FILES",
+        "OTELCOL",
+        *re.findall(r"OTEL_\w+", (ROOT / "docker-compose.yml").read_text()),
+    }
     assert read >= ENV_EXAMPLE.keys()
 
 

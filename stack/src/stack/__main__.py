@@ -93,6 +93,8 @@ def ps(settings: Settings) -> None:
     table = Table("part", "state", "address", title=None)
     for row in runtime.states():
         table.add_row(*row)
+    if not settings.own_broker:
+        table.add_row("broker", "yours", settings.broker_address)
     console.print(table)
 
 

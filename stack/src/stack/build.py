@@ -55,8 +55,9 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
     Raises:
         StackError: If that is not possible here; says what to install.
     """
-    require_command("mosquitto", "mosquitto", "mosquitto-clients")
-    require_command("mosquitto_sub", "mosquitto-clients")
+    if settings.own_broker or for_tests:
+        require_command("mosquitto", "mosquitto", "mosquitto-clients")
+        require_command("mosquitto_sub", "mosquitto-clients")
     found = paths()
     if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
         raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; that is no program")

@@ -5,12 +5,13 @@ import os
 import subprocess
 import time
 
+from dotenv import dotenv_values
 from typing_extensions import override
 
 from stack.console import console
 from stack.errors import StackError
 from stack.local import check_ports
-from stack.parts import consumer_user
+from stack.parts import consumer_login, producer_client_id
 from stack.runtime import Runtime
 from stack.settings import ROOT
 
@@ -49,7 +50,7 @@ class DockerRuntime(Runtime):
     @override
     def end_sessions(self, names: list[str]) -> None:
         if names:
-            sessions = [f"{name}={consumer_user(self._settings, name)}" for name in names]
+            sessions = ["=".join(consumer_login(self._settings, name)) for name in names]
             command = ("exec", "-T", "consumer", "python", "-m", "consumer", "--leave", *sessions)
             done = self._compose(*command, capture=True)
             if done.returncode != 0:
@@ -102,6 +103,22 @@ class DockerRuntime(Runtime):
     def running(self) -> bool:
         return bool(engine_answers() and self._compose("ps", "--quiet", capture=True).stdout.strip())
 
+    def _broker(self) -> dict[str, str]:
+        """What docker-compose.yml needs to know of the broker."""
+        settings = self._settings
+        if settings.own_broker:
+            # Whatever .env says: it is for another.
+            return {"MQTT_HOST": "mosquitto"}
+        given = {**dotenv_values(ROOT / ".env"), **os.environ}
+        return {
+            "OWN_BROKER": "0",
+            "BROKER_INSIDE": "false",
+            "BROKER_PORT": str(settings.mqtt_port),
+            "MQTT_HOST": settings.mqtt_host,
+            "MQTT_CA_FILE": given.get("MQTT_CA_FILE") or "",
+            "MQTT_PRODUCER_CLIENT_ID": given.get("MQTT_PRODUCER_CLIENT_ID") or producer_client_id(settings),
+        }
+
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
         # To stop or show the stack needs no word on what it was started with.
         profiles = ",".join(self._settings.backends) if arguments[0] == "up" else "*"
@@ -110,6 +127,7 @@ class DockerRuntime(Runtime):
             "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto"),
             "BACKENDS": ",".join(self._settings.backends),
             "COMPOSE_PROFILES": profiles,
+            **self._broker(),
         }
         return subprocess.run(
             ["docker", "compose", *arguments], cwd=ROOT, env=environment, capture_output=capture, text=True, check=False

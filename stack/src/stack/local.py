@@ -18,7 +18,7 @@ from stack.console import console
 from stack.environment import environment_of, settings_among, system_environment
 from stack.errors import StackError
 from stack.part import Part
-from stack.parts import consumer_user, local_parts
+from stack.parts import consumer_login, local_parts
 from stack.runtime import Runtime
 from stack.settings import Settings
 from stack.supervisor import Supervisor
@@ -43,7 +43,7 @@ class LocalRuntime(Runtime):
         parts = local_parts(self._settings, binaries)
         running = self.supervisor.processes().keys()
         self._claim_ports(bool(running))
-        if self._settings.mqtt_tls:
+        if self._settings.own_broker and self._settings.mqtt_tls:
             import certificates  # noqa: PLC0415 (what it is made with takes long to load)
 
             certificates.prepare(self._settings.tls_folder)
@@ -71,7 +71,7 @@ class LocalRuntime(Runtime):
         described = json.loads(self._description("consumer").read_text())
         log = self.supervisor.log("leave")
         with console.status(f"Processing what {', '.join(gone)} left ..."), log.open("a") as output:
-            sessions = [f"{name}={consumer_user(self._settings, name)}" for name in gone]
+            sessions = ["=".join(consumer_login(self._settings, name)) for name in gone]
             command = [*described["command"], "--leave", *sessions]
             done = subprocess.run(command, env=described["environment"], stderr=output, check=False)
         if done.returncode != 0:

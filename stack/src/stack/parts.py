@@ -2,10 +2,12 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -28,6 +30,8 @@ def variables(settings: Settings) -> dict[str, str]:
     A part gets those of them that it reads.
     """
     state = settings.run_dir / "mosquitto"
+    # Of another broker, the user knows the authority.
+    authority = {"MQTT_CA_FILE": str(settings.tls_folder / "ca.crt")} if settings.own_broker else {}
     return {
         **settings.variables(),
         **broker_users(new_services()),
@@ -39,7 +43,7 @@ def variables(settings: Settings) -> dict[str, str]:
         "ZIPKIN_ENDPOINT": local_url(settings.zipkin_port, "/api/v2/spans"),
         "ISSUER_KEY_FILE": str(settings.run_dir / "issuer-key.pem"),
         "MQTT_CERTIFICATES": str(settings.tls_folder),
-        "MQTT_CA_FILE": str(settings.tls_folder / "ca.crt"),
+        **authority,
         "MQTT_DEVICE_CERTIFICATES": str(settings.tls_folder / "devices"),
         "MOSQUITTO_STATE": str(state),
         "MOSQUITTO_DATA": str(state / "data"),
@@ -83,9 +87,17 @@ def consumer_names(count: int) -> list[str]:
     return ["consumer", *(f"consumer-{number}" for number in range(2, count + 1))]
 
 
-def consumer_user(settings: Settings, name: str) -> str:
-    """The broker's user that may connect as this consumer, as ``mosquitto/acl`` has it."""
-    return settings.mqtt_consumer_username + name.removeprefix("consumer")
+def consumer_login(settings: Settings, name: str) -> tuple[str, str]:
+    """A consumer's client id, and its user: at the stack's own broker each has one, as ``mosquitto/acl`` has it."""
+    ending = name.removeprefix("consumer")
+    return settings.mqtt_consumer_client_id + ending, settings.mqtt_consumer_username + ending * settings.own_broker
+
+
+def producer_client_id(settings: Settings) -> str:
+    """The producer's client id, where none is given: at another broker no other stack has the same."""
+    if settings.own_broker:
+        return "producer"
+    return f"producer-{sha256(f'{socket.gethostname()} {settings.run_dir}'.encode()).hexdigest()[:8]}"
 
 
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
@@ -98,19 +110,13 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
         environment = {"HEALTH_FILE": str(beat), "HEALTH_PORT": "", **more.pop("environment", {})}
         return program(name, module, wave, beats(beat), traced_as, environment=environment, **more)
 
-    users = set(re.findall("@(.+)_USERNAME@", (MOSQUITTO / "acl").read_text()))
+    def consumer(name: str) -> Part:
+        client_id, username = consumer_login(settings, name)
+        environment = {"MQTT_CLIENT_ID": client_id, "MQTT_CONSUMER_USERNAME": username}
+        return client(name, "consumer", 4, traced_as="consumer", environment=environment)
+
     parts = [
-        Part(
-            "mosquitto",
-            [str(MOSQUITTO / "start.sh")],
-            # It logs in with what start.sh wrote, so that no password is in a process list.
-            healthy=lambda: _broker_delivers(settings.run_dir / "mosquitto"),
-            wave=1,
-            address=settings.broker_address,
-            reads=named_in(MOSQUITTO / "start.sh")
-            | {f"{user}_{what}" for user in users for what in ("USERNAME", "PASSWORD")},
-            environment={"PATH": search_path()},
-        ),
+        *([_mosquitto(settings)] if settings.own_broker else []),
         Part(
             "collector",
             [str(COLLECTOR / "start.sh")],
@@ -128,21 +134,18 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
             traced_as="echo",
             address=local_url(settings.echo_port, "/docs"),
         ),
-        *(
-            client(
-                name,
-                "consumer",
-                4,
-                traced_as="consumer",
-                environment={"MQTT_CLIENT_ID": name, "MQTT_CONSUMER_USERNAME": consumer_user(settings, name)},
-            )
-            for name in consumer_names(settings.consumers)
-        ),
+        *map(consumer, consumer_names(settings.consumers)),
         *(
             client(new.name, new.module, 4, traced_as=new.name, defaults=_filled_in(new.defaults, settings))
             for new in new_services()
         ),
-        client("producer", "producer", 5, traced_as="producer"),
+        client(
+            "producer",
+            "producer",
+            5,
+            traced_as="producer",
+            defaults={"MQTT_PRODUCER_CLIENT_ID": producer_client_id(settings)},
+        ),
         *local_backends(settings, binaries),
     ]
     if settings.local_scout:
@@ -153,6 +156,21 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
         for part in parts
     ]
     return sorted(whole, key=lambda part: part.wave)
+
+
+def _mosquitto(settings: Settings) -> Part:
+    users = set(re.findall("@(.+)_USERNAME@", (MOSQUITTO / "acl").read_text()))
+    return Part(
+        "mosquitto",
+        [str(MOSQUITTO / "start.sh")],
+        # It logs in with what start.sh wrote, so that no password is in a process list.
+        healthy=lambda: _broker_delivers(settings.run_dir / "mosquitto"),
+        wave=1,
+        address=settings.broker_address,
+        reads=named_in(MOSQUITTO / "start.sh")
+        | {f"{user}_{what}" for user in users for what in ("USERNAME", "PASSWORD")},
+        environment={"PATH": search_path()},
+    )
 
 
 def _filled_in(defaults: Mapping[str, str], settings: Settings) -> dict[str, str]:

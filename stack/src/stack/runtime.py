@@ -76,10 +76,8 @@ class Runtime(ABC):
     @property
     def _once(self) -> dict[str, str]:
         """Variables of ``run_once``: traced whatever the sampling, and the user that its client id is bound to."""
-        return {
-            "OTEL_TRACES_SAMPLER": "always_on",
-            "MQTT_PRODUCER_USERNAME": f"{self._settings.mqtt_producer_username}-once",
-        }
+        username = self._settings.mqtt_producer_username + "-once" * self._settings.own_broker
+        return {"OTEL_TRACES_SAMPLER": "always_on", "MQTT_PRODUCER_USERNAME": username}
 
     @abstractmethod
     def environment(self, part: str) -> dict[str, str]:

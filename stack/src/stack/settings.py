@@ -86,7 +86,16 @@ class Settings(BaseSettings):
     runtime: Literal["docker", "local"] | None = Field(default=None, description="docker or local")
     run_dir: Path = Field(default=ROOT / ".run", description="a folder for logs and state")
 
+    broker: Literal["mosquitto", "external"] = Field(
+        default="mosquitto", description="mosquitto (the stack's own) or external (yours)"
+    )
+    mqtt_host: str = "127.0.0.1"
     mqtt_port: Port = 1883
+    mqtt_transport: Literal["tcp", "websockets"] = Field(default="tcp", description="tcp or websockets")
+    mqtt_login: Literal["password", "username", "anonymous"] = Field(
+        default="password", description="password, username (without a password) or anonymous"
+    )
+    mqtt_consumer_client_id: Username = "consumer"
     mqtt_tls: bool = Field(default=False, description="1 or 0")
     mqtt_client_certificates: bool = Field(default=False, description="1 or 0")
     mqtt_device_port: Port = 8883
@@ -161,6 +170,11 @@ class Settings(BaseSettings):
         return self.scout_client_id is None
 
     @property
+    def own_broker(self) -> bool:
+        """Whether the stack runs a broker."""
+        return self.broker == "mosquitto"
+
+    @property
     def tls_folder(self) -> Path:
         """Where the local runtime keeps the broker's certificates."""
         return self.run_dir / "certificates"
@@ -172,8 +186,8 @@ class Settings(BaseSettings):
 
     @property
     def broker_address(self) -> str:
-        """The broker's URL on this machine."""
-        return f"{'mqtts' if self.mqtt_tls else 'mqtt'}://127.0.0.1:{self.mqtt_port}"
+        """The broker's URL, as this machine sees it."""
+        return f"{'mqtts' if self.mqtt_tls else 'mqtt'}://{self.mqtt_host}:{self.mqtt_port}"
 
     def variables(self) -> dict[str, str]:
         """The settings that have a value, each as the environment variable that it is."""
@@ -185,6 +199,7 @@ class Settings(BaseSettings):
         off = {f"{backend}_port" for backend in BACKENDS if backend not in self.backends}
         off |= {port for extra, port in EXTRAS.items() if extra not in self.collector_extras}
         off |= set() if self.mqtt_client_certificates else {"mqtt_device_port"}
+        off |= set() if self.own_broker else {"mqtt_port"}
         if not self.local_scout:
             off |= {name for name in type(self).model_fields if name.startswith(("viewer", "issuer", "gateway"))}
         names = [name for name in type(self).model_fields if name.endswith("_port") and name not in off]
@@ -204,6 +219,21 @@ class Settings(BaseSettings):
                 f"{', '.join(missing)} not set, but {', '.join(given)}: "
                 f"give all four to send to Scout, or none to use the local Scout"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_broker(self) -> Self:
+        if not self.own_broker:
+            if self.mqtt_client_certificates:
+                raise ValueError(
+                    "MQTT_CLIENT_CERTIFICATES is 1, which needs BROKER=mosquitto; see MQTT_CERTIFICATE_FILE"
+                )
+            return self
+        own = {"mqtt_host": ("127.0.0.1", "localhost")}
+        for name in ("mqtt_host", "mqtt_transport", "mqtt_login", "mqtt_consumer_client_id"):
+            value = getattr(self, name)
+            if value not in own.get(name, (type(self).model_fields[name].default,)):
+                raise ValueError(f"{name.upper()} is {value}, which needs BROKER=external")
         return self
 
     @model_validator(mode="after")

@@ -110,7 +110,8 @@ def publish(runtime: Runtime) -> Reading:
         BrokenHopError: If the broker did not acknowledge it.
     """
     hint = (
-        "Is the broker healthy (make ps), and does it know the user and the password? Look at make logs PART=mosquitto."
+        "Is the broker healthy (make ps), and does it know the user and the password? See make logs PART=mosquitto; "
+        "with BROKER=external, at your broker's."
     )
     published = time.time_ns()
     try:

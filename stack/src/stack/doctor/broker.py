@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import paho.mqtt.client as mqtt
 from opentelemetry.context import Context
@@ -18,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from mqtt_delivery import received_properties
+from service import BrokerSettings
 from stack.doctor.result import Result, some
 from stack.errors import StackError
 from stack.runtime import Runtime
@@ -75,19 +77,47 @@ def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     try:
         readings = listen(runtime, settings)
     except StackError as error:
-        yield protocol(runtime, in_payload=False)
-        yield Result(
-            "user properties", f"{error}.", "`make logs PART=mosquitto`; is MQTT_OPERATOR_* the same as at `make up`?"
-        )
+        fix = "`make logs PART=mosquitto`; is MQTT_OPERATOR_* the same as at `make up`?"
+        if not settings.own_broker:
+            fix = f"the user in MQTT_OPERATOR_* must be one of your broker's, and may read {READINGS}."
+        yield from log(runtime, settings, in_payload=False)
+        yield Result("user properties", f"{error}.", fix)
         return
-    yield protocol(runtime, in_payload=any(reading.context == "payload" for reading in readings))
-    yield from dropped(runtime.log_text("mosquitto"))
+    yield from log(runtime, settings, in_payload=any(reading.context == "payload" for reading in readings))
     if not readings:
         yield silence(settings)
         return
     yield from user_properties(readings)
     yield qos(readings)
     yield timestamps(readings)
+
+
+def log(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Iterator[Result]:
+    """What the broker's log shows, where it is the stack's."""
+    if settings.own_broker:
+        yield protocol(runtime, in_payload=in_payload)
+        yield from dropped(runtime.log_text("mosquitto"))
+    else:
+        yield Result("protocol", "not known: the broker (BROKER=external) and its log are yours.")
+
+
+def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
+    """Makes a client that logs in as the operator; to another broker, the way that the consumer takes.
+
+    Raises:
+        ValueError: A file that the consumer has is not there for this machine's user.
+    """
+    username, password = settings.mqtt_operator_username, settings.mqtt_operator_password
+    if not settings.own_broker:
+        given = {name.lower(): value for name, value in runtime.environment("consumer").items() if value}
+        names = given.keys() & BrokerSettings.model_fields.keys()
+        reach = BrokerSettings.model_validate({name: given[name] for name in names})
+        return reach.new_client(f"doctor-{uuid4()}", username, password)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.username_pw_set(username, password.get_secret_value())
+    if settings.mqtt_tls:
+        client.tls_set_context(ssl.create_default_context(cadata=runtime.authority()))
+    return client
 
 
 def listen_seconds(settings: Settings) -> float:
@@ -116,15 +146,12 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
         heard.append(_heard(message))
 
     received_properties.use_for_paho()
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-    client.connect_timeout = CONNECT_SECONDS
-    client.username_pw_set(settings.mqtt_operator_username, settings.mqtt_operator_password.get_secret_value())
-    client.on_connect = on_connect
-    client.on_message = on_message
     try:
-        if settings.mqtt_tls:
-            client.tls_set_context(ssl.create_default_context(cadata=runtime.authority()))
-        client.connect("127.0.0.1", settings.mqtt_port)
+        client = new_client(runtime, settings)
+        client.connect_timeout = CONNECT_SECONDS
+        client.on_connect = on_connect
+        client.on_message = on_message
+        client.connect(settings.mqtt_host, settings.mqtt_port)
     except (OSError, ValueError) as error:
         raise StackError(f"the broker at {settings.broker_address} does not answer: {error}") from None
     client.loop_start()

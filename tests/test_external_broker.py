@@ -1,0 +1,87 @@
+"""The stack without a broker of its own, at a Mosquitto that somebody else runs."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import Stack, eventually, free_ports
+from stack.local import port_is_free
+from stack.parts import producer_client_id
+from stack.runtime import Runtime
+from stack.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def foreign_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Its port, for WebSockets. It lets in whom it does not know."""
+    folder = tmp_path_factory.mktemp("foreign")
+    port, plain = free_ports(2)
+    # Mosquitto 2.0.11 does not start with WebSockets alone.
+    lines = ["user root", f"log_dest file {folder}/log", f"listener {plain} 127.0.0.1"]
+    lines += [f"listener {port} 127.0.0.1", "protocol websockets"]
+    (folder / "mosquitto.conf").write_text("\n".join([*lines, "allow_anonymous true", ""]))
+    with subprocess.Popen(["mosquitto", "-c", str(folder / "mosquitto.conf")]) as process:
+        eventually(lambda: not port_is_free(port))
+        yield port
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def guest(new_shared_stack: Callable[..., Stack], foreign_broker: int) -> Stack:
+    given = {"MQTT_PORT": str(foreign_broker), "MQTT_TRANSPORT": "websockets", "MQTT_LOGIN": "anonymous"}
+    stack = new_shared_stack(BROKER="external", MQTT_HOST="localhost", CONSUMERS="2", INTERVAL_SECONDS="1", **given)
+    stack.up()
+    return stack
+
+
+def test_it_runs_without_a_broker_of_its_own(guest: Stack, foreign_broker: int) -> None:
+    assert "mosquitto" not in {name for name, _, _ in guest.runtime.states()}
+    assert not guest.runtime.away()
+    done = guest.run("verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = guest.run("ps").stdout
+    assert f"mqtt://localhost:{foreign_broker}" in listed
+
+
+def test_the_doctor_listens_there_too(guest: Stack) -> None:
+    done = guest.run("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "protocol: not known: the broker (BROKER=external) and its log are yours." in done.stdout
+    assert "each of" in done.stdout
+
+
+def test_a_second_stack_takes_over_nobody(guest: Stack, tmp_path: Path) -> None:
+    def client_id(runtime: Runtime) -> str:
+        return runtime.environment("producer")["MQTT_PRODUCER_CLIENT_ID"]
+
+    assert client_id(guest.runtime).startswith("producer-")
+    assert producer_client_id(Stack(tmp_path, BROKER="external").settings) != client_id(guest.runtime)
+
+
+def test_with_fewer_consumers_the_session_of_the_other_is_ended(guest: Stack) -> None:
+    assert guest.run("down").returncode == 0
+    guest.environment["CONSUMERS"] = "1"
+    done = guest.run("up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "what the session still holds" in (guest.settings.run_dir / "logs" / "leave.log").read_text()
+    assert guest.run("verify").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"mqtt_host": "broker.example"}, "MQTT_HOST is broker.example, which needs BROKER=external"),
+        ({"mqtt_login": "anonymous"}, "MQTT_LOGIN is anonymous, which needs BROKER=external"),
+        ({"mqtt_transport": "websockets"}, "MQTT_TRANSPORT is websockets, which needs BROKER=external"),
+        ({"mqtt_consumer_client_id": "mine"}, "MQTT_CONSUMER_CLIENT_ID is mine, which needs BROKER=external"),
+        (
+            {"broker": "external", "mqtt_tls": True, "mqtt_client_certificates": True},
+            "MQTT_CLIENT_CERTIFICATES is 1, which needs BROKER=mosquitto; see MQTT_CERTIFICATE_FILE",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(given: dict[str, object], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Settings(_env_file=None, **given)  # pyright: ignore[reportCallIssue] (as pydantic-settings takes them)
