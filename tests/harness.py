@@ -188,6 +188,20 @@ class Stack:
 
 
 @contextmanager
+def mosquitto(folder: Path, *lines: str) -> Iterator[Path]:
+    """A broker that is no part of a stack, with these lines of configuration; gives its log."""
+    log, configuration = folder / "log", folder / "mosquitto.conf"
+    configuration.write_text("\n".join(["user root", "log_dest stderr", *lines, ""]))
+    with log.open("wb") as output, subprocess.Popen(["mosquitto", "-c", str(configuration)], stderr=output) as process:
+        try:
+            eventually(lambda: " running" in log.read_text() or process.poll() is not None)
+            assert process.poll() is None, log.read_text()
+            yield log
+        finally:
+            process.terminate()
+
+
+@contextmanager
 def stopped(stack: Stack, part: str) -> Iterator[None]:
     """The stack without one of its parts."""
     stack.stop_part(part)

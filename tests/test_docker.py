@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import requests
+import trustme
 import yaml
 from test_template import copied
 
-from harness import Stack, eventually, files_of_the_project
+from harness import Stack, eventually, files_of_the_project, free_ports, mosquitto
 from stack import programs
 from stack.docker import INTERNAL_PORTS, engine_answers
 from stack.part import local_url
@@ -149,10 +150,11 @@ class Containers(Stack):
         self.project = f"mqtt-tracing-test-{os.getpid()}"
         super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1")
 
-    def stack(self, *arguments: str) -> None:
-        """Runs a command of the stack, which has to succeed; images may have to be built first."""
+    def stack(self, *arguments: str) -> str:
+        """Output of a command of the stack, which has to succeed; images may have to be built first."""
         done = self._run([sys.executable, "-m", "stack", *arguments])
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+        return done.stdout
 
     def docker(self, *arguments: str) -> str:
         """Output of a Docker command."""
@@ -338,3 +340,51 @@ def test_consumers_and_devices_come_in_as_their_own_users_in_containers_too(cont
     containers.environment["CONSUMERS"] = "1"
     containers.stack("up")
     assert "Client consumer-2 disconnected" in containers.docker("compose", "logs", "mosquitto")
+
+
+@needs_engine
+@pytest.mark.timeout(1800)
+def test_the_containers_run_at_a_broker_outside_of_them(containers: Containers, tmp_path: Path) -> None:
+    # This machine's address as containers see it, which nobody else sees.
+    address = containers.docker(
+        "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"
+    ).strip()
+    (port,) = free_ports(1)
+    authority = trustme.CA()
+    certificate = authority.issue_cert(address)
+    files = tmp_path / "files"
+    files.mkdir()
+    authority.cert_pem.write_to_path(files / "ca.crt")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "broker.pem")
+    pem = tmp_path / "broker.pem"
+    lines = [f"listener {port} {address}", f"certfile {pem}", f"keyfile {pem}", "allow_anonymous true", "log_type all"]
+    containers.environment |= {
+        "BROKER": "external",
+        "MQTT_HOST": address,
+        "MQTT_PORT": str(port),
+        "MQTT_TLS": "1",
+        "MQTT_CA_FILE": str(files / "ca.crt"),
+        "MQTT_CONSUMER_CLIENT_ID": "mine",
+        "CONSUMERS": "2",
+        "INTERVAL_SECONDS": "1",
+    }
+    refused = containers.run("up")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "ca.crt; in Docker it must be in BROKER_FILES, a folder with its whole path" in refused.stderr
+    containers.environment["BROKER_FILES"] = str(files)
+    with mosquitto(tmp_path, *lines) as log:
+        containers.stack("up")
+        containers.stack("verify")
+        assert f"mqtts://{address}:{port}" in containers.stack("ps")
+        running = containers.docker("compose", "--profile", "*", "ps", "--services").split()
+        assert set(running) == PARTS - {"mosquitto"}
+        assert "each of" in containers.stack("doctor")
+        assert "connected to the broker" in containers.stack("logs", "producer")
+        for client, user in (("mine", "consumer"), ("mine-2", "consumer"), ("producer-[0-9a-f]{8}", "producer")):
+            assert re.search(rf" as {client} \(p5, c\d, k\d+, u'{user}'\)", log.read_text()), client
+        # The session of the second is ended by the first.
+        containers.environment["CONSUMERS"] = "1"
+        containers.stack("up")
+        assert "mine-2" in log.read_text().rpartition(" as mine-2 ")[2]
+        containers.stack("down")
+    assert containers.left() == ""

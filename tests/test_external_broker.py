@@ -1,13 +1,11 @@
 """The stack without a broker of its own, at a Mosquitto that somebody else runs."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from harness import Stack, eventually, free_ports
-from stack.local import port_is_free
+from harness import Stack, free_ports, mosquitto
 from stack.parts import producer_client_id
 from stack.runtime import Runtime
 from stack.settings import Settings
@@ -16,16 +14,11 @@ from stack.settings import Settings
 @pytest.fixture(scope="module")
 def foreign_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Its port, for WebSockets. It lets in whom it does not know."""
-    folder = tmp_path_factory.mktemp("foreign")
     port, plain = free_ports(2)
     # Mosquitto 2.0.11 does not start with WebSockets alone.
-    lines = ["user root", f"log_dest file {folder}/log", f"listener {plain} 127.0.0.1"]
-    lines += [f"listener {port} 127.0.0.1", "protocol websockets"]
-    (folder / "mosquitto.conf").write_text("\n".join([*lines, "allow_anonymous true", ""]))
-    with subprocess.Popen(["mosquitto", "-c", str(folder / "mosquitto.conf")]) as process:
-        eventually(lambda: not port_is_free(port))
+    listeners = f"listener {plain} 127.0.0.1", f"listener {port} 127.0.0.1", "protocol websockets"
+    with mosquitto(tmp_path_factory.mktemp("foreign"), *listeners, "allow_anonymous true"):
         yield port
-        process.terminate()
 
 
 @pytest.fixture(scope="module")

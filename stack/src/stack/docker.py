@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 
 from dotenv import dotenv_values
 from typing_extensions import override
@@ -17,6 +18,9 @@ from stack.settings import ROOT
 
 # Containers talk to these through the network of the stack, not through the host.
 INTERNAL_PORTS = ("VIEWER_OTLP_GRPC_PORT", "VIEWER_OTLP_HTTP_PORT", "GATEWAY_HEALTH_PORT")
+
+# For TLS with another broker; the containers see them where this machine has them.
+FILES = ("MQTT_CA_FILE", "MQTT_CERTIFICATE_FILE", "MQTT_KEY_FILE")
 
 
 def engine_answers() -> bool:
@@ -40,6 +44,7 @@ class DockerRuntime(Runtime):
         if not self.running():
             ports = self._settings.ports().items()
             check_ports({name: port for name, port in ports if name not in INTERNAL_PORTS})
+        self._check_files()
         started = time.monotonic()
         if self._compose("up", "--detach", "--build", "--wait").returncode != 0:
             raise StackError(
@@ -103,19 +108,36 @@ class DockerRuntime(Runtime):
     def running(self) -> bool:
         return bool(engine_answers() and self._compose("ps", "--quiet", capture=True).stdout.strip())
 
+    @property
+    def _given(self) -> dict[str, str]:
+        """The variables that the user has set."""
+        values = {**dotenv_values(ROOT / ".env"), **os.environ}
+        return {name: value for name, value in values.items() if value}
+
+    def _check_files(self) -> None:
+        """Refuses files for another broker that the containers would not see."""
+        given = {} if self._settings.own_broker else self._given
+        folder = given.get("BROKER_FILES", "")
+        for name in FILES:
+            if name in given and not (Path(folder).is_absolute() and Path(given[name]).is_relative_to(folder)):
+                raise StackError(
+                    f"{name} is {given[name]}; in Docker it must be in BROKER_FILES, a folder with its whole path"
+                )
+
     def _broker(self) -> dict[str, str]:
         """What docker-compose.yml needs to know of the broker."""
         settings = self._settings
         if settings.own_broker:
             # Whatever .env says: it is for another.
-            return {"MQTT_HOST": "mosquitto"}
-        given = {**dotenv_values(ROOT / ".env"), **os.environ}
+            return {"MQTT_HOST": "mosquitto", "MQTT_CA_FILE": "/certificates/ca.crt", "BROKER_FILES": ""}
+        given = self._given
         return {
             "OWN_BROKER": "0",
+            "OWN_CERTIFICATES": "0",
             "BROKER_INSIDE": "false",
             "BROKER_PORT": str(settings.mqtt_port),
             "MQTT_HOST": settings.mqtt_host,
-            "MQTT_CA_FILE": given.get("MQTT_CA_FILE") or "",
+            "MQTT_CA_FILE": given.get("MQTT_CA_FILE", ""),
             "MQTT_PRODUCER_CLIENT_ID": given.get("MQTT_PRODUCER_CLIENT_ID") or producer_client_id(settings),
         }
 
