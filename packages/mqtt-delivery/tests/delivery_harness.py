@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from harness import free_ports
 from mqtt_delivery import Consumer, Message
 
 Result = TypeVar("Result")
@@ -32,12 +33,6 @@ def eventually(look: Callable[[], Result], seconds: float = TIMEOUT_SECONDS) -> 
     pytest.fail(f"not seen within {seconds} s; last: {look()!r}")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -50,7 +45,8 @@ class Broker:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        # The system gives it to nobody else while the broker is away.
+        (self.port,) = free_ports(1)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.settings = ["max_queued_messages 100000"]
@@ -72,8 +68,9 @@ class Broker:
             *self.settings,
         ]
         (self._folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
-        self._process = subprocess.Popen(["mosquitto", "-c", str(self._folder / "mosquitto.conf")])
-        eventually(lambda: listens(self.port))
+        self._process = started = subprocess.Popen(["mosquitto", "-c", str(self._folder / "mosquitto.conf")])
+        eventually(lambda: listens(self.port) or started.poll() is not None)
+        assert started.poll() is None, self.log()
 
     def stop(self, forget: bool = False) -> None:
         """Ends it as an ordinary restart does; it keeps the sessions unless it is to forget them."""
