@@ -1,10 +1,12 @@
 """``make verify`` names the first hop that is broken, and what to look at."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from harness import Stack, stopped
+from stack.verify import publish
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,12 @@ def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop:
 def test_once_everything_is_back_the_reading_gets_through(broken_stack: Stack) -> None:
     done = broken_stack.run("verify")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_several_at_once_take_over_nobody(broken_stack: Stack) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda _: publish(broken_stack.runtime, broken_stack.settings), range(6)))
+    assert "already connected" not in broken_stack.runtime.log_text("mosquitto")
 
 
 def test_a_producer_without_user_properties_is_found_by_its_lost_context(broken_stack: Stack) -> None:

@@ -50,8 +50,12 @@ def running_runtime(settings: Settings) -> Runtime:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Waits until no other command starts or stops the stack that has this folder.
+def alone(folder: Path, other: str = "Another command starts or stops this stack") -> Iterator[None]:
+    """Waits until no other command is at work on what has this folder.
+
+    Args:
+        folder: A folder of the stack's, which is made if it is not there.
+        other: What the one that is waited for does.
 
     Raises:
         StackError: If the folder cannot be made, or not be written to.
@@ -68,7 +72,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print("Another command starts or stops this stack; waiting for its end ...")
+            console.print(f"{other}; waiting for its end ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:

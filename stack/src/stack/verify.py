@@ -16,6 +16,7 @@ from stack.errors import StackError
 from stack.parts import scout_values
 from stack.prometheus import Prometheus
 from stack.runtime import Runtime
+from stack.runtimes import alone
 from stack.settings import Backend, Settings
 from stack.trace import Span, TraceBackend, roots
 from stack.trace_backends import Jaeger, Zipkin
@@ -82,9 +83,9 @@ def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
         case "jaeger":
             in_trace_backend(Jaeger(settings), runtime, settings)
         case "prometheus":
-            in_prometheus(runtime, Prometheus(settings.prometheus_port))
+            in_prometheus(runtime, settings, Prometheus(settings.prometheus_port))
         case "grafana":
-            in_prometheus(runtime, Prometheus(settings.grafana_port, through_grafana=True))
+            in_prometheus(runtime, settings, Prometheus(settings.grafana_port, through_grafana=True))
         case "azuremonitor":
             by_counters(runtime, settings, metrics, "azure_monitor", "Azure Monitor")
         case None if not settings.local_scout:
@@ -103,7 +104,7 @@ class BrokenHopError(Exception):
         self.found = found
 
 
-def publish(runtime: Runtime) -> Reading:
+def publish(runtime: Runtime, settings: Settings) -> Reading:
     """Publishes one reading through the producer's own code.
 
     Raises:
@@ -113,9 +114,11 @@ def publish(runtime: Runtime) -> Reading:
         "Is the broker healthy (make ps), and does it know the user and the password? See make logs PART=mosquitto; "
         "with BROKER=external, at your broker's."
     )
-    published = time.time_ns()
     try:
-        done = runtime.run_once(PUBLISH_SECONDS)
+        # One at a time: they share a client id.
+        with alone(settings.run_dir / "once", "Another command sends a reading"):
+            published = time.time_ns()
+            done = runtime.run_once(PUBLISH_SECONDS)
     except subprocess.TimeoutExpired:
         raise BrokenHopError(Break("producer → Mosquitto", "the producer did not end in time", hint)) from None
     if done.returncode != 0:
@@ -131,7 +134,7 @@ def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings
     Raises:
         BrokenHopError: If it does not become whole in time.
     """
-    reading = publish(runtime)
+    reading = publish(runtime, settings)
     deadline = time.monotonic() + TRACE_SECONDS
     while True:
         spans = backend.trace(reading.trace_id)
@@ -174,7 +177,7 @@ def batch_of(backend: TraceBackend, spans: list[Span], reading: Reading) -> list
     return []
 
 
-def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> None:
+def in_prometheus(runtime: Runtime, settings: Settings, prometheus: Prometheus) -> None:
     """Waits until a reading has been counted.
 
     Raises:
@@ -182,7 +185,7 @@ def in_prometheus(runtime: Runtime, prometheus: Prometheus) -> None:
     """
     counted = "sum(message_count_total)"
     before = prometheus.value(counted)
-    publish(runtime)
+    publish(runtime, settings)
     # The services export metrics seldom, and Prometheus fetches them seldom.
     deadline = time.monotonic() + METRIC_SECONDS
     while (now := prometheus.value(counted)) <= before:
@@ -200,7 +203,7 @@ def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics,
         BrokenHopError: If it has not in time.
     """
     before = metrics.total("exporter_sent_spans", exporter=exporter)
-    reading = publish(runtime)
+    reading = publish(runtime, settings)
     deadline = time.monotonic() + TRACE_SECONDS
     while (delivered := collector_metrics(settings).total("exporter_sent_spans", exporter=exporter) - before) < 4:
         if time.monotonic() > deadline:
