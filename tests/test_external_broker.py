@@ -1,41 +1,54 @@
 """The stack without a broker of its own, at a Mosquitto that somebody else runs."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from harness import Stack, free_ports, mosquitto
-from stack.parts import producer_client_id
-from stack.runtime import Runtime
+from harness import Stack, eventually, free_ports, mosquitto, throughout
+from stack.environment import system_environment
 from stack.settings import Settings
 
 
+@dataclass
+class Foreign:
+    """The broker's ports, and what it logs."""
+
+    port: int
+    websockets: int
+    log: Path
+
+
 @pytest.fixture(scope="module")
-def foreign_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Its port, for WebSockets. It lets in whom it does not know."""
-    port, plain = free_ports(2)
+def foreign_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreign]:
+    """It lets in whom it does not know."""
+    websockets, plain = free_ports(2)
     # Mosquitto 2.0.11 does not start with WebSockets alone.
-    listeners = f"listener {plain} 127.0.0.1", f"listener {port} 127.0.0.1", "protocol websockets"
-    with mosquitto(tmp_path_factory.mktemp("foreign"), *listeners, "allow_anonymous true"):
-        yield port
+    listeners = f"listener {plain} 127.0.0.1", f"listener {websockets} 127.0.0.1", "protocol websockets"
+    with mosquitto(tmp_path_factory.mktemp("foreign"), *listeners, "allow_anonymous true") as log:
+        yield Foreign(plain, websockets, log)
 
 
 @pytest.fixture(scope="module")
-def guest(new_shared_stack: Callable[..., Stack], foreign_broker: int) -> Stack:
-    given = {"MQTT_PORT": str(foreign_broker), "MQTT_TRANSPORT": "websockets", "MQTT_LOGIN": "anonymous"}
+def guest(new_shared_stack: Callable[..., Stack], foreign_broker: Foreign) -> Stack:
+    given = {"MQTT_PORT": str(foreign_broker.websockets), "MQTT_TRANSPORT": "websockets", "MQTT_LOGIN": "anonymous"}
     stack = new_shared_stack(BROKER="external", MQTT_HOST="localhost", CONSUMERS="2", INTERVAL_SECONDS="1", **given)
     stack.up()
     return stack
 
 
-def test_it_runs_without_a_broker_of_its_own(guest: Stack, foreign_broker: int) -> None:
+def test_it_runs_without_a_broker_of_its_own(guest: Stack, foreign_broker: Foreign) -> None:
     assert "mosquitto" not in {name for name, _, _ in guest.runtime.states()}
     assert not guest.runtime.away()
     done = guest.run("verify")
     assert done.returncode == 0, done.stdout + done.stderr
     listed = guest.run("ps").stdout
-    assert f"mqtt://localhost:{foreign_broker}" in listed
+    assert f"mqtt://localhost:{foreign_broker.websockets}" in listed
 
 
 def test_the_doctor_listens_there_too(guest: Stack) -> None:
@@ -45,12 +58,34 @@ def test_the_doctor_listens_there_too(guest: Stack) -> None:
     assert "each of" in done.stdout
 
 
-def test_a_second_stack_takes_over_nobody(guest: Stack, tmp_path: Path) -> None:
-    def client_id(runtime: Runtime) -> str:
-        return runtime.environment("producer")["MQTT_PRODUCER_CLIENT_ID"]
+@contextmanager
+def by_hand(module: str, *arguments: str, **values: str) -> Iterator[subprocess.Popen[str]]:
+    """A service as somebody starts it who has set these variables and no others."""
+    environment = {**system_environment(), "OTEL_SDK_DISABLED": "true", "PYTHONUNBUFFERED": "1", **values}
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
-    assert client_id(guest.runtime).startswith("producer-")
-    assert producer_client_id(Stack(tmp_path, BROKER="external").settings) != client_id(guest.runtime)
+
+def test_a_second_producer_takes_over_nobody(foreign_broker: Foreign, tmp_path: Path) -> None:
+    def connected() -> list[str]:
+        return re.findall(r" as (producer\S*) \(", foreign_broker.log.read_text())
+
+    values = {"MQTT_PORT": str(foreign_broker.port), "MQTT_LOGIN": "anonymous"}
+    before = len(connected())
+    with (
+        by_hand("producer", HEALTH_FILE=f"{tmp_path}/1", **values),
+        by_hand("producer", HEALTH_FILE=f"{tmp_path}/2", **values),
+    ):
+        for number in (1, 2):
+            eventually((tmp_path / str(number)).exists)
+        # They stay: a beat is a second old at most.
+        throughout(3, lambda: len(connected()) == before + 2)
+    assert len(set(connected())) == len(connected())
 
 
 def test_with_fewer_consumers_the_session_of_the_other_is_ended(guest: Stack) -> None:

@@ -45,8 +45,23 @@ def slow_to_shake_hands(broker: Broker) -> Iterator[int]:
         thread.join(10)
 
 
-def test_its_publish_span_holds_no_handshake(tmp_path: Path) -> None:
+def once(port: int, **values: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "MQTT_"))}
+    command = [sys.executable, "-m", "producer", "--once"]
+    environment = kept | {"MQTT_PORT": str(port)} | values
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_reading_that_the_broker_refuses_is_a_failure(tmp_path: Path) -> None:
+    own_broker = Broker(tmp_path)
+    (tmp_path / "acl").write_text("pattern read #\n")
+    with own_broker as broker:
+        done = once(broker.port, OTEL_SDK_DISABLED="true")
+    assert "the broker refuses a message on sensors/sensor-001/reading: Not authorized (0x87)" in done.stderr
+    assert done.returncode == 1
+
+
+def test_its_publish_span_holds_no_handshake(tmp_path: Path) -> None:
     only_traces = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
     own_broker = Broker(tmp_path)
     # Without it only those without a user may do anything.
@@ -56,9 +71,7 @@ def test_its_publish_span_holds_no_handshake(tmp_path: Path) -> None:
         connected(broker, "sensors/#") as (_, received),
         slow_to_shake_hands(broker) as port,
     ):
-        command = [sys.executable, "-m", "producer", "--once"]
-        environment = kept | only_traces | {"MQTT_PORT": str(port)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        done = once(port, **only_traces)
         assert done.returncode == 0, done.stderr
         eventually(lambda: len(received) == 1)
     printed = [json.loads(span) for span in re.findall(r"^\{\n.*?^\}", done.stdout, re.M | re.S)]

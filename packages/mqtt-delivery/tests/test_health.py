@@ -279,11 +279,33 @@ def test_what_the_broker_says_of_an_end_is_in_the_line(caplog: pytest.LogCapture
     client, _ = ready_made()
     said = Properties(PacketTypes.DISCONNECT)
     said.ReasonString = "one too many\nof you" + "!" * 1000
-    taken_over = ReasonCode(PacketTypes.DISCONNECT, "Session taken over")
-    client.on_disconnect(client, None, SimpleNamespace(is_disconnect_packet_from_server=True), taken_over, said)
+    code = ReasonCode(PacketTypes.DISCONNECT, "Quota exceeded")
+    client.on_disconnect(client, None, SimpleNamespace(is_disconnect_packet_from_server=True), code, said)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("the broker has ended the connection: Session taken over (0x8E): 'one too many\\nof you!!")
+    assert line.startswith("the broker has ended the connection: Quota exceeded (0x97): 'one too many\\nof you!!")
     assert len(line) < 300
+
+
+def test_a_client_id_that_another_has_too_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    client, _ = ready_made()
+    code = ReasonCode(PacketTypes.DISCONNECT, "Session taken over")
+    client.on_disconnect(client, None, SimpleNamespace(is_disconnect_packet_from_server=True), code, None)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "another client has the id 'worker' too, and took over its connection: each needs its own"
+
+
+def test_a_client_id_that_another_has_too_is_said_where_the_broker_does_not(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    publishers = [Publisher(new_client("one")) for _ in range(2)]
+    for publisher in publishers:
+        publisher.connect("127.0.0.1", broker.port)
+    asked = "3 connections in a row lasted less than 10 s: has another client the id 'one' too? Each needs its own"
+    # Once each, however long it goes on.
+    eventually(lambda: caplog.text.count("the connection to the broker is lost") > 10)
+    assert 1 <= caplog.text.count(asked) <= 2
+    for publisher in publishers:
+        publisher.close(1)
 
 
 def test_a_publisher_says_why_a_connection_ended(

@@ -80,7 +80,7 @@ def main() -> int:
     if left := publisher.close(timeout_seconds=4.0 if once else 1.0):
         log.error("the broker at %s:%d did not acknowledge %d readings in time", *settings.broker, left)
     shutdown_telemetry()
-    return 1 if left else stop.exit_code
+    return 1 if left or (once and publisher.dropped) else stop.exit_code
 
 
 if __name__ == "__main__":

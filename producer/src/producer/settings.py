@@ -1,6 +1,7 @@
 """The producer's settings."""
 
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Literal, Self
 
 import paho.mqtt.client as mqtt
@@ -16,9 +17,7 @@ class Settings(BrokerSettings):
 
     mqtt_producer_username: str = "producer"
     mqtt_producer_password: SecretStr = SecretStr("producer-secret")
-    mqtt_producer_client_id: str = Field(
-        default="producer", min_length=1, description="a name that no other client has"
-    )
+    mqtt_producer_client_id: str = ""
     mqtt_client_certificates: bool = Field(default=False, description="1 or 0")
     mqtt_device_port: Port = 8883
     mqtt_device_certificates: Path = Field(default=Path("/certificates/devices"), description="a folder")
@@ -39,7 +38,7 @@ class Settings(BrokerSettings):
         username = self.mqtt_producer_username
         certificate = self.mqtt_device_certificates / f"{username}.pem" if self.mqtt_client_certificates else None
         password, mqtt_5 = self.mqtt_producer_password, self.mqtt_protocol == "5"
-        client_id = self.mqtt_producer_client_id + ending
+        client_id = (self.mqtt_producer_client_id or f"producer-{token_hex(4)}") + ending
         return self.new_client(client_id, username, password, certificate=certificate, mqtt_5=mqtt_5)
 
     @property

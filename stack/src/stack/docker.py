@@ -12,7 +12,7 @@ from typing_extensions import override
 from stack.console import console
 from stack.errors import StackError
 from stack.local import check_ports
-from stack.parts import consumer_login, producer_client_id
+from stack.parts import consumer_login
 from stack.runtime import Runtime
 from stack.settings import ROOT
 
@@ -138,7 +138,7 @@ class DockerRuntime(Runtime):
             "BROKER_PORT": str(settings.mqtt_port),
             "MQTT_HOST": settings.mqtt_host,
             "MQTT_CA_FILE": given.get("MQTT_CA_FILE", ""),
-            "MQTT_PRODUCER_CLIENT_ID": given.get("MQTT_PRODUCER_CLIENT_ID") or producer_client_id(settings),
+            "MQTT_PRODUCER_CLIENT_ID": given.get("MQTT_PRODUCER_CLIENT_ID", ""),
         }
 
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:

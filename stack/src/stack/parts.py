@@ -2,12 +2,10 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -93,13 +91,6 @@ def consumer_login(settings: Settings, name: str) -> tuple[str, str]:
     return settings.mqtt_consumer_client_id + ending, settings.mqtt_consumer_username + ending * settings.own_broker
 
 
-def producer_client_id(settings: Settings) -> str:
-    """The producer's client id, where none is given: at another broker no other stack has the same."""
-    if settings.own_broker:
-        return "producer"
-    return f"producer-{sha256(f'{socket.gethostname()} {settings.run_dir}'.encode()).hexdigest()[:8]}"
-
-
 def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """All parts of the local runtime, in the order of their start."""
 
@@ -144,7 +135,8 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
             "producer",
             5,
             traced_as="producer",
-            defaults={"MQTT_PRODUCER_CLIENT_ID": producer_client_id(settings)},
+            # The one that mosquitto/acl lets its user have; at another broker it makes one.
+            defaults={"MQTT_PRODUCER_CLIENT_ID": "producer"} if settings.own_broker else {},
         ),
         *local_backends(settings, binaries),
     ]

@@ -20,7 +20,12 @@ KEEPALIVES = 1.5
 MALFORMED_AGAIN = 3
 # After so long without one, it is no longer in a row.
 MALFORMED_SECONDS = 30.0
+# So many connections in a row that last no longer are no accident.
+SHORT_AGAIN = 3
+SHORT_SECONDS = 10.0
 UNSPECIFIED = 0x80
+# By a client with the same id (MQTT 5.0, 3.14.2.1).
+TAKEN_OVER = 0x8E
 # So much of what a broker says is in a line of the log.
 MAXIMUM_REASON_CHARACTERS = 200
 
@@ -46,6 +51,8 @@ class Connection(logging.Logger):
         self._thread: threading.Thread | None = None
         self._turned = self._heard = time.monotonic()
         self._established = False
+        self._opened = 0.0
+        self._short_in_a_row = 0
         self._malformed: str | None = None
         self._malformed_in_a_row = 0
         self._malformed_last = 0.0
@@ -82,7 +89,7 @@ class Connection(logging.Logger):
 
     def opened(self, reason_code: Any, properties: Properties | None) -> bool:
         """Whether the broker takes the connection; says why not."""
-        self._established = not reason_code.is_failure
+        self._established, self._opened = not reason_code.is_failure, time.monotonic()
         if not self._established:
             log.error("the broker refuses the connection: %s", reason(reason_code, properties))
         return self._established
@@ -92,13 +99,20 @@ class Connection(logging.Logger):
         established, self._established = self._established, False
         if self._note_malformed():
             return True
-        if flags.is_disconnect_packet_from_server:
+        if reason_code.value == TAKEN_OVER:
+            log.error("another client has the id %r too, and took over its connection: each needs its own", self._name)
+        elif flags.is_disconnect_packet_from_server:
             log.error("the broker has ended the connection: %s", reason(reason_code, properties))
         elif established and reason_code.is_failure:
             # paho's word for what is no time-out.
             why = "" if reason_code.value == UNSPECIFIED else f": {reason(reason_code)}"
             log.error("the connection to the broker is lost%s", why)
+            self._note_short()
         return False
+
+    @property
+    def _name(self) -> str:
+        return self._client._client_id.decode()  # pyright: ignore[reportPrivateUsage] (it has no public name)
 
     def cut(self) -> None:
         """Ends the connection, to be opened again: then the broker sends again what was not acknowledged."""
@@ -106,6 +120,14 @@ class Connection(logging.Logger):
         with suppress(OSError, AttributeError):
             # That of WebSockets is paho's own, around the other.
             getattr(connection, "_socket", connection).shutdown(socket.SHUT_RDWR)
+
+    def _note_short(self) -> None:
+        """Not every broker says that a connection was taken over."""
+        short = time.monotonic() - self._opened < SHORT_SECONDS
+        self._short_in_a_row = self._short_in_a_row + 1 if short else 0
+        if self._short_in_a_row == SHORT_AGAIN:
+            what = "%d connections in a row lasted less than %g s: has another client the id %r too? Each needs its own"
+            log.error(what, SHORT_AGAIN, SHORT_SECONDS, self._name)
 
     def _note_malformed(self) -> bool:
         what, self._malformed = self._malformed, None
