@@ -8,9 +8,10 @@ import subprocess
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import copier
 import pytest
@@ -138,6 +139,24 @@ def test_what_is_made_is_lint_clean(workspace: Workspace) -> None:
     assert "paho-mqtt==" in (locks / "alerter.txt").read_text()
     assert "opentelemetry-instrumentation-requests==" in (locks / "web-alerter.txt").read_text()
     assert "opentelemetry-instrumentation-requests==" not in (locks / "alerter.txt").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_a_stack_that_runs_takes_a_new_service_in(workspace: Workspace, new_stack: Callable[..., Stack]) -> None:
+    environment = new_stack().environment
+    stack = (".venv/bin/python", "-m", "stack")
+    done = workspace.run(*stack, "up", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        assert workspace.new_service("NAME=latecomer").returncode == 0
+        installed(workspace.folder / "installed", workspace.folder / "latecomer")
+        done = workspace.run(*stack, "up", **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "latecomer is new.\n" in done.stdout
+        done = workspace.run(*stack, "verify", **environment)
+        assert "CONSUMER latecomer" in done.stdout, done.stdout + done.stderr
+    finally:
+        assert workspace.run(*stack, "down", **environment).returncode == 0
 
 
 TAKEN = "which is taken"
@@ -324,6 +343,38 @@ def test_a_project_of_its_own_does_what_its_readme_and_its_ci_say(tmp_path: Path
     next(project.glob("wheels/mqtt_*.whl")).unlink()
     done = in_bash("make --no-print-directory .venv/ready 2>&1 | head -1", project, environment)
     assert done.stdout == "wheels/ is empty: make wheels FROM=<checkout of the reference stack>\n"
+
+
+OURS = ("mqtt_delivery", "opentelemetry_instrumentation_paho_mqtt")
+
+
+def of_a_stranger(folder: Path, name: str, version: str) -> None:
+    """A wheel that somebody else has put on an index under one of our names."""
+    info = f"{name}-{version}.dist-info"
+    with ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.timeout(600)
+def test_pip_takes_no_package_of_our_names_from_an_index(tmp_path: Path) -> None:
+    project, environment = made_by_itself(tmp_path), environment_of_others()
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    for name in OURS:
+        for version in ("0.1.0", "99.0"):
+            of_a_stranger(strangers, name, version)
+    # With the Python's own pip.
+    install = f"../own/bin/pip --quiet install --dry-run --find-links {strangers}"
+    done = in_bash(f"python3 -m venv ../own; {install} .", project, environment)
+    assert done.returncode != 0
+    assert "No matching distribution found for mqtt-delivery==0.1.0+unpublished" in done.stderr
+    done = in_bash(f"{install} --find-links wheels --report report.json .", project, environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((project / "report.json").read_text())["install"]
+    taken = {each["metadata"]["name"].replace("-", "_"): each["download_info"]["url"] for each in found}
+    assert all(taken[name].startswith(f"file://{project}/wheels/{name}-") for name in OURS)
 
 
 @pytest.mark.timeout(900)

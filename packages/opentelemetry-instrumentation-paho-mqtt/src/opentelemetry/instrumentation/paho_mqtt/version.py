@@ -2,4 +2,4 @@
 # SPDX-License-Identifier: Apache-2.0
 """Version of this package."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.0+unpublished"
