@@ -1,4 +1,4 @@
-"""Waits until no other ``make`` sets up the Python environment; descriptor 9 is its folder, open in the shell."""
+"""Locks the checkout, open in the shell as descriptor 9: only one ``make`` at a time sets up the Python environment."""
 
 import fcntl
 import sys
@@ -6,5 +6,5 @@ import sys
 try:
     fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    sys.stderr.write("Another command sets up the Python environment; waiting for its end ...\n")
+    sys.stderr.write("Another command is setting up the Python environment; waiting for it ...\n")
     fcntl.flock(9, fcntl.LOCK_EX)

@@ -159,7 +159,7 @@ def test_logs_prints_the_end_of_one_part_and_says_how_to_see_more(stack: Stack) 
     assert len(done.stdout.splitlines()) == 20
     assert "subscribed to sensors/+/reading" in stack.runtime.log_text("consumer")
     assert "sensors/" in done.stdout
-    said = "The last 20 lines; LINES=100 shows more, FOLLOW=1 goes on, TRACE=<id> shows one trace's.\n"
+    said = "The last 20 lines; LINES=100 shows more, FOLLOW=1 follows, TRACE=<id> shows one trace.\n"
     assert done.stderr == said
 
 
@@ -282,7 +282,7 @@ def test_two_commands_at_once_wait_for_each_other(new_stack: Callable[..., Stack
     ]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sum("Another command starts or stops this stack; waiting for its end ..." in text for text in said) == 1
+    assert sum("Another command is starting or stopping this stack; waiting for it ..." in text for text in said) == 1
     assert stack.run("down").returncode == 0
 
 
@@ -306,7 +306,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = Stack(tmp_path / "file" / "run").run("up")
     assert (done.returncode, done.stdout) == (1, "")
-    said = f"error: RUN_DIR is {tmp_path}/file/run, where logs and state cannot be kept: Not a directory\n"
+    said = f"error: RUN_DIR is {tmp_path}/file/run, a folder that cannot hold logs and state: Not a directory\n"
     assert done.stderr == said
 
 

@@ -65,7 +65,7 @@ def fresh(made_twice: tuple[Path, list[str]]) -> Path:
 
 def test_of_two_at_once_one_installs_and_the_other_waits(made_twice: tuple[Path, list[str]]) -> None:
     assert sorted(made_twice[1]) == [
-        "Another command sets up the Python environment; waiting for its end ...\n",
+        "Another command is setting up the Python environment; waiting for it ...\n",
         "Setting up the Python environment in .venv ...\n",
     ]
 

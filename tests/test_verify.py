@@ -23,7 +23,7 @@ def broken_stack(new_shared_stack: Callable[..., Stack]) -> Stack:
         ("consumer", "broken at Mosquitto → consumer: expected the span process ", "make logs PART=consumer"),
         (
             "echo",
-            "broken at consumer → HTTP: the consumer keeps the reading until echo is back, which is stopped",
+            "broken at consumer → HTTP: echo is stopped; the consumer keeps the reading until echo is healthy",
             "make logs PART=consumer",
         ),
         ("gateway", "broken at Collector → Scout: no span of the reading arrived", "verify the four SCOUT_* values"),

@@ -56,7 +56,7 @@ def test_a_collector_that_is_named_but_not_there_is_an_error(
     program(empty_machine, "mosquitto")
     program(empty_machine, "mosquitto_sub")
     monkeypatch.setenv("OTELCOL", str(empty_machine / "nowhere"))
-    with pytest.raises(StackError, match=r"OTELCOL is .*nowhere.*no program"):
+    with pytest.raises(StackError, match=r"OTELCOL is .*nowhere.*not a program"):
         build.prepare(Settings())
 
 

@@ -37,5 +37,5 @@ def test_what_belongs_to_somebody_else_is_warned_of(
     file.touch(mode=0o644)
     monkeypatch.setattr(Path, "chmod", refuse)
     keep_private(file)
-    expected = "Others can read .env, which may hold secrets; its owner should make it 0600.\n"
+    expected = "Others can read .env, which may hold secrets; its owner should run `chmod 600` on it.\n"
     assert capsys.readouterr().out == expected

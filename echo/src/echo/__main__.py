@@ -13,9 +13,9 @@ def main() -> None:
     """Serves until SIGTERM, then answers what is under way and flushes the telemetry."""
     settings = load_settings(Settings)
     setup_telemetry("echo")
-    # One span for a request is enough: not one more for each ASGI event.
+    # One span for each request is enough; ASGI events need none.
     FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
-    # Health checks come every few seconds; a request that matters has its span.
+    # Health checks come every few seconds, and need no span.
     serve(app, settings.echo_host, settings.echo_port, settings.echo_allowed_hosts, access_log=False)
     shutdown_telemetry()
 

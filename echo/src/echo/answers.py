@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-# What Python needs for an entry, beside its key and its answer.
+# The memory that Python needs for an entry, besides its key and its answer.
 ENTRY_BYTES = 300
 
 

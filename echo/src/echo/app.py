@@ -12,9 +12,9 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from echo.answers import Answers
 
-# A thousand readings and some; a larger body is answered with 413.
+# Room for more than a thousand readings; a larger body gets 413.
 MAX_BODY_BYTES = 512 * 1024
-# For the answers to requests that come again: some 16,000 readings.
+# For the stored answers to repeated requests: about 16,000 readings.
 KEPT_BYTES = 8 * 1024 * 1024
 
 

@@ -24,7 +24,7 @@ LOG_LINES = 20
 def up(settings: Settings) -> None:
     """Starts the stack and says what to open."""
     keep_private(ROOT / ".env")
-    # Before anything stops: what runs goes on where a value is wrong.
+    # Before anything stops: if a value is wrong, what runs keeps running.
     check_settings(local_parts(settings, build.paths()))
     with alone(settings.run_dir):
         runtime = choose_runtime(settings)
@@ -43,13 +43,13 @@ def up(settings: Settings) -> None:
 
 
 def keep_private(file: Path) -> None:
-    """Lets nobody but its owner read a file with passwords, where it is there."""
+    """Makes a file with passwords, if it exists, readable for its owner only."""
     if not file.exists() or file.stat().st_mode & 0o077 == 0:
         return
     try:
         file.chmod(0o600)
     except PermissionError:
-        console.print(f"Others can read {file.name}, which may hold secrets; its owner should make it 0600.")
+        console.print(f"Others can read {file.name}, which may hold secrets; its owner should run `chmod 600` on it.")
     else:
         console.print(f"Others could read {file.name}, which may hold secrets; it is 0600 now.")
 
@@ -108,7 +108,7 @@ def logs(settings: Settings, part: str | None, trace_id: str | None, lines: int,
     if trace_id:
         runtime.trace_logs(trace_id, part)
         return
-    more = "Ctrl-C ends it." if follow else "LINES=100 shows more, FOLLOW=1 goes on, TRACE=<id> shows one trace's."
+    more = "press Ctrl-C to stop." if follow else "LINES=100 shows more, FOLLOW=1 follows, TRACE=<id> shows one trace."
     errors.print(f"The last {lines} lines{'' if part else ' of each part'}; {more}", markup=False)
     runtime.logs(part, lines, follow=follow)
 
@@ -165,7 +165,7 @@ def main() -> int | None:
             from stack.show import watch
 
             running_runtime(settings)
-            # That is how it ends.
+            # Ctrl-C is the way to end it.
             with suppress(KeyboardInterrupt):
                 watch(settings)
         case "doctor":

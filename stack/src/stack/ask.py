@@ -1,4 +1,4 @@
-"""One way to ask what listens on this machine: the backends, and the Collector for its metrics."""
+"""HTTP requests to what listens on this machine: the backends, and the Collector's metrics."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def ask(who: str, url: str, *, method: str = "GET", timeout_seconds: float = 10.
 
 
 def ask_json(who: str, url: str, **request: Any) -> Any:
-    """The JSON in the answer to a request, or None if what was asked for is not there; arguments as for ``ask``.
+    """The JSON in the answer to a request, or None if it is not found; arguments as for ``ask``.
 
     Raises:
         StackError: If there is no answer, or another than JSON.

@@ -1,4 +1,4 @@
-"""The backends that BACKENDS adds: those that run without Docker."""
+"""The backends of BACKENDS that run without Docker."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +11,12 @@ PROMETHEUS = ROOT / "backends" / "observability" / "prometheus"
 
 
 def check_local(settings: Settings) -> None:
-    """Refuses a backend that has no local form.
+    """Refuses a backend that needs Docker.
 
     Raises:
         StackError: Names it, and the way to have it.
     """
-    # Azure Monitor is no process of ours.
+    # Azure Monitor runs nothing on this machine.
     if missing := [name for name in settings.backends if name not in {*_PARTS, "azuremonitor"}]:
         raise StackError(
             f"BACKENDS has {', '.join(missing)}, which the local runtime cannot run; "
@@ -62,7 +62,7 @@ _PARTS = {"zipkin": _zipkin, "prometheus": _prometheus}
 
 
 def write_prometheus_configuration(settings: Settings) -> None:
-    """Writes the configuration of the containers for the local runtime: other addresses, the same rules."""
+    """Writes Prometheus's configuration for the local runtime: that of the containers, with other addresses."""
     folder = settings.run_dir / "prometheus"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     text = (PROMETHEUS / "prometheus.yml").read_text()

@@ -15,7 +15,7 @@ from stack.console import console
 from stack.errors import StackError
 from stack.settings import ROOT, Settings
 
-# Where Debian keeps the broker; not on everyone's path.
+# Where Debian installs the broker; not in everyone's PATH.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
 ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
@@ -24,13 +24,13 @@ GRAFANA_SCHEMA = ROOT / "backends" / "observability" / "grafana" / "schema"
 
 
 def cache_folder() -> Path:
-    """Where built programs are kept, also for the next clone."""
+    """The folder for built programs; other checkouts use it too."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "mqtt-tracing"
 
 
 def paths() -> dict[str, Path]:
-    """Where each program is, whether it is there yet or not: ``OTELCOL``, then the path, then the cache."""
+    """The path of each program, built or not: ``OTELCOL``, then PATH, then the cache."""
     given = os.environ.get("OTELCOL") or shutil.which("otelcol-contrib")
     return {
         **{
@@ -50,7 +50,7 @@ def collector_for(settings: Settings) -> str:
 
 
 def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
-    """Installs and builds what is missing, for a stack of these settings or for all that the tests start.
+    """Installs and builds missing programs, for these settings or for everything that the tests start.
 
     Raises:
         StackError: If that is not possible here; says what to install.
@@ -60,7 +60,7 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
         require_command("mosquitto_sub", "mosquitto-clients")
     found = paths()
     if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
-        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}; that is no program")
+        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}, which is not a program that this user can run")
     needed = {collector_for(settings)}
     if settings.local_scout:
         needed |= {"otelcol-default", programs.VIEWER}
@@ -114,12 +114,12 @@ def _fetch_zipkin(jar: Path) -> None:
         _run([*command, f"-DoutputDirectory={scratch}"], f"Maven could not fetch {ZIPKIN}", cwd=scratch)
         fetched = Path(scratch) / ZIPKIN_JAR
         if hashlib.sha256(fetched.read_bytes()).hexdigest() != ZIPKIN_SHA256:
-            raise StackError(f"what Maven fetched for {ZIPKIN} is not what was asked for: its SHA-256 differs")
+            raise StackError(f"the file that Maven fetched for {ZIPKIN} has the wrong SHA-256")
         fetched.rename(jar)
 
 
 def require_command(command: str, *packages: str) -> None:
-    """Makes sure that a program of the system is there; installs Debian's packages where this user may."""
+    """Makes sure that a system program is installed; installs Debian's packages if this user may."""
     if _installed(command):
         return
     apt = shutil.which("apt-get")
@@ -130,7 +130,7 @@ def require_command(command: str, *packages: str) -> None:
     with console.status(f"Installing {' '.join(packages)} with apt ..."):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         problem = f"apt-get could not install {' '.join(packages)}"
-        # An index that cannot be read is no reason not to try.
+        # Try to install even if the index cannot be updated.
         subprocess.run([apt, "--quiet", "update"], env=environment, stdin=DEVNULL, capture_output=True, check=False)
         install = [apt, "--quiet", "install", "--yes", "--no-install-recommends", *packages]
         _run(install, problem, env=environment)
@@ -147,12 +147,12 @@ def _installed(command: str) -> bool:
 
 
 def search_path() -> str:
-    """The path, and where the system's own programs are."""
+    """PATH, and the folders of the system's programs."""
     return os.pathsep.join((os.environ.get("PATH", ""), *SYSTEM_FOLDERS))
 
 
 def cached(program: str, *manifests: Path) -> Path:
-    """Where a program is kept that is built of these files, whether it is there yet or not."""
+    """The path of a program that is built from these files, built or not."""
     digest = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests)).hexdigest()[:16]
     return cache_folder() / digest / program
 
@@ -165,7 +165,7 @@ def _build(missing: dict[str, Path]) -> None:
     if shutil.which("go") is None:
         raise StackError(f"building {names} needs Go 1.26 or newer (https://go.dev/dl/); or use RUNTIME=docker")
     if programs.VIEWER in missing:
-        # Its database is in C++.
+        # Its database is written in C++.
         require_command("g++", "g++")
         require_command("patch", "patch")
     console.print(f"Building {names} (once, about 2 minutes) ...")

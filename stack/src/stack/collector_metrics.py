@@ -15,7 +15,7 @@ class CollectorMetrics:
     """The Collector's metrics at one time."""
 
     def __init__(self, text: str) -> None:
-        # A Collector with other settings ends the names of its counters so.
+        # With other settings the Collector adds this suffix to the names of counters.
         self._samples = [
             (name.removesuffix("_total"), dict(_LABEL.findall(labels)), float(value))
             for name, labels, value in _LINE.findall(text)

@@ -1,4 +1,4 @@
-"""The terminal: colour and spinners where there is one, plain lines elsewhere."""
+"""Output: with colour and spinners on a terminal, in plain lines elsewhere."""
 
 import os
 import time
@@ -14,26 +14,26 @@ from stack.errors import StackError
 
 
 class _Console(Console):
-    """Goes on silently when nobody reads its output any more, as in ``make up | head``: the command finishes."""
+    """Stops printing when nobody reads its output any more, as in ``make up | head``, so that the command finishes."""
 
     @override
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        # Nor does Python complain at its exit.
+        # So that Python does not complain when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 console = _Console(highlight=False, soft_wrap=True)
 errors = _Console(stderr=True, highlight=False, soft_wrap=True)
-# Between two lines of what takes long, where there is no terminal.
+# The time between two lines about a long task, without a terminal.
 LINE_SECONDS = 15.0
-# What is done, how many of it so far, and of how many where that is known.
+# What is being done, how many so far, and of how many if that is known.
 Show = Callable[[str, int, int | None], None]
 
 
 @contextmanager
 def progress() -> Iterator[Show]:
-    """Gives a function that shows how far something is: a bar on a terminal, a line now and then elsewhere."""
+    """Gives a function that shows progress: a bar on a terminal, a line now and then elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
@@ -50,15 +50,15 @@ def progress() -> Iterator[Show]:
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Runs what a make target does, and prints an error that its user can mend as one line; returns the exit code."""
+    """Runs a command, and prints an error that the user can fix as one line; returns the exit code."""
     try:
         return command() or 0
     except StackError as error:
-        # As it is: the end of a log may hold what looks like rich's markup.
+        # Without markup: the end of a log may contain what looks like rich's.
         errors.print(Text.assemble(("error:", "red"), f" {error}"))
         return 1
     except PermissionError as error:
-        # A checkout, a .env or a folder of another user.
+        # A checkout, a .env or a folder that belongs to another user.
         errors.print(Text.assemble(("error:", "red"), f" this user may not read or write {error.filename or error}"))
         return 1
     except KeyboardInterrupt:

@@ -18,13 +18,13 @@ _MESSAGE_ATTRIBUTES: Mapping[str, type] = {
 
 @dataclass(frozen=True)
 class Hop:
-    """One span that must be there, below the span of the hop before."""
+    """A span that must exist, below the span of the previous hop."""
 
     title: str
     name: str
     kind: str
     service: str
-    # Values that are given, and types of values that are not.
+    # Fixed values, and the types of the others.
     exact: Mapping[str, Value]
     typed: Mapping[str, type]
     hint: str
@@ -82,7 +82,7 @@ def hops(topic: str, message_id: str) -> list[Hop]:
     ]
 
 
-# Attributes that are integers, for a backend whose attributes are all strings.
+# Integer attributes, for backends in which all attributes are strings.
 INTEGERS = frozenset(
     name
     for hop in hops("", "")
@@ -93,7 +93,7 @@ INTEGERS = frozenset(
 
 @dataclass(frozen=True)
 class Break:
-    """The first thing that is not as the contract says."""
+    """The first deviation from the contract."""
 
     hop: str
     problem: str
@@ -128,7 +128,7 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
             found = Break(hop.title, f"the span {hop.name} is there, but {'; '.join(problems)}", hop.hint)
             if problems != [error]:
                 return found
-            # An error spreads upwards: the hop that it comes from is the lowest one that has it.
+            # An error spreads upwards, so the lowest span with an error names the hop.
             failed = found
         candidates = children(spans, span)
     if failed:
@@ -141,7 +141,7 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
 
 
 def without_new_services(spans: list[Span]) -> list[Span]:
-    """What is left of a trace without the spans of services that ``make new-service`` made, and all below them."""
+    """A trace without the spans of services that ``make new-service`` made, and without everything below them."""
     names = {service.name for service in new_services()}
     added = [span for span in spans if span.service in names]
     for span in added:
@@ -150,7 +150,7 @@ def without_new_services(spans: list[Span]) -> list[Span]:
 
 
 def _failed_attempts(spans: list[Span]) -> list[Span]:
-    """Requests that failed below a process span that is not at its end, and so not in the backend."""
+    """Failed requests below a process span that is still open, and so not in the backend yet."""
     return [span for span in roots(spans) if span.kind == "Client" and span.status == "Error"]
 
 

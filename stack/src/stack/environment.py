@@ -1,4 +1,4 @@
-"""The variables that each part gets, and whether it would take them."""
+"""The variables that each part gets, and whether it accepts them."""
 
 import os
 import sys
@@ -11,13 +11,13 @@ from stack.otel import OtelSettings
 from stack.part import Part
 from stack.settings import ROOT
 
-# What each part gets of the system that it runs on, whatever the case of the name: the proxies' are written in either.
+# The system's variables that each part gets. Upper and lower case count as equal: proxies are written in either.
 SYSTEM_VARIABLES = frozenset(
     {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"}
     | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 )
-# Milliseconds. The specification waits 5 s with spans and 60 s with metrics; here somebody looks on.
+# Milliseconds. The specification's defaults are 5 s for spans and 60 s for metrics; here somebody is watching.
 TELEMETRY_DEFAULTS = {
     "OTEL_BSP_SCHEDULE_DELAY": "500",
     "OTEL_BLRP_SCHEDULE_DELAY": "500",
@@ -26,7 +26,7 @@ TELEMETRY_DEFAULTS = {
 
 
 def environment_of(part: Part) -> dict[str, str]:
-    """What a part gets: its own variables, and of this machine's environment and ``.env`` what it reads."""
+    """What a part gets: its own variables, and those from the environment and ``.env`` that it reads."""
     given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
     wanted = SYSTEM_VARIABLES | part.reads | part.defaults.keys()
     read = {name: value for name, value in given.items() if name.upper() in wanted}
@@ -47,9 +47,9 @@ def settings_among(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_settings(parts: Iterable[Part]) -> None:
-    """Stops the program where a part would refuse its settings, with one line for each variable that is wrong.
+    """Ends the program if a part would refuse its settings, with one line for each wrong variable.
 
-    What the stack itself gives to a part is right, or is made before the part starts.
+    Values that the stack itself gives to a part are not checked: some are made only before the part starts.
 
     Raises:
         SystemExit: With exit code 2, after the lines were written to standard error.

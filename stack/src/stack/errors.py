@@ -1,4 +1,4 @@
-"""What a user can mend."""
+"""The error for what a user can fix."""
 
 
 class StackError(Exception):

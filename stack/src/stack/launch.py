@@ -13,7 +13,7 @@ from pathlib import Path
 def main() -> None:
     """Replaces this process."""
     part = json.loads(Path(sys.argv[1]).read_text())
-    # It may be started again by supervisor: the last beat of its predecessor says nothing of it.
+    # Supervisor may have restarted it: the last heartbeat of the process before it says nothing about this one.
     if heartbeat := part["environment"].get("HEALTH_FILE"):
         Path(heartbeat).unlink(missing_ok=True)
     os.execvpe(part["command"][0], part["command"], part["environment"])  # noqa: S606 (no shell is the point)

@@ -86,7 +86,9 @@ class LocalRuntime(Runtime):
         ports = self._claimed_ports()
         self._ports.unlink(missing_ok=True)
         if taken := _taken(ports):
-            raise StackError(f"no supervisor runs, but {', '.join(taken)} are in use: by parts of an earlier stack?")
+            raise StackError(
+                f"no supervisor runs, but {', '.join(taken)} are in use, perhaps by parts of an earlier stack"
+            )
 
     @override
     def stop(self, part: str) -> None:
@@ -104,7 +106,7 @@ class LocalRuntime(Runtime):
         rows: list[tuple[str, str, str]] = []
         for part in local_parts(self._settings, build.paths()):
             state = processes[part.name]["statename"].lower() if part.name in processes else "stopped"
-            # Supervisor waits a second before it calls a process running; what answers is healthy before that.
+            # Supervisor calls a process running only after a second. A part that answers is healthy even before that.
             if state in ("starting", "running") and part.healthy():
                 state = "healthy"
             elif state == "running":
@@ -148,14 +150,14 @@ class LocalRuntime(Runtime):
 
     @property
     def _ports(self) -> Path:
-        """Says which ports the stack took when it was started."""
+        """The file with the ports that the stack took when it was started."""
         return self._run / "ports.json"
 
     def _claimed_ports(self) -> dict[str, int]:
         return json.loads(self._ports.read_text()) if self._ports.exists() else {}
 
     def _claim_ports(self, running: bool) -> None:
-        """Refuses ports that another program has; those that this stack has since it was started are its own."""
+        """Refuses ports that another program uses, but not those that this stack took when it was started."""
         ports = self._settings.ports()
         own = self._claimed_ports().values() if running else ()
         check_ports({name: port for name, port in ports.items() if port not in own})
@@ -180,7 +182,7 @@ class LocalRuntime(Runtime):
         description.write_text(json.dumps({"command": part.command, "environment": environment_of(part)}))
 
     def _change(self, parts: list[Part], running: Collection[str]) -> None:
-        """Makes ready for parts that are new, and stops those that are no longer needed or have other settings now."""
+        """Prepares new parts, and stops those that are no longer needed or whose settings have changed."""
         wanted = {part.name for part in parts}
         for name in sorted(set(running) - wanted):
             console.print(f"{name} stops: it is no longer needed.")
@@ -202,7 +204,7 @@ class LocalRuntime(Runtime):
 
     def _start(self, part: str) -> None:
         if self.supervisor.is_stopped(part):
-            # The last beat of its predecessor says nothing of it.
+            # The last heartbeat of the process before it says nothing about this one.
             (self._run / f"{part}.healthy").unlink(missing_ok=True)
             self.supervisor.start_process(part)
 
@@ -230,7 +232,7 @@ class LocalRuntime(Runtime):
 
 
 def _program(changed: Collection[str], now: Mapping[str, Any]) -> str:
-    """What a part runs now, where that has changed: most often since another shell has another PATH."""
+    """The program that a part runs now, if it has changed: usually because this shell has another PATH."""
     if "command" in changed:
         return f", to {shlex.join(now['command'])}"
     return f", to {now['OTELCOL']}" if "OTELCOL" in changed else ""
@@ -254,7 +256,7 @@ def _taken(ports: Mapping[str, int]) -> list[str]:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether this machine lets the stack listen there."""
+    """Whether the stack can listen on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

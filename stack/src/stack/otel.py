@@ -1,7 +1,7 @@
-"""The variables of the OpenTelemetry SDK that the stack hands on, and what each may be.
+"""The variables of the OpenTelemetry SDK that the stack passes on, and what each may be.
 
-The SDK ignores some wrong values, and ends the program at others. These are the values that the SDK in this environment
-takes (OpenTelemetry specification, *Environment Variable Specification*).
+The SDK ignores some wrong values, and ends the program at others. These are the values that the installed SDK accepts
+(OpenTelemetry specification, *Environment Variable Specification*).
 """
 
 from importlib.metadata import entry_points
@@ -45,7 +45,7 @@ Milliseconds = Annotated[int | None, Field(ge=1, description="milliseconds, 1 or
 
 
 class OtelSettings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals; what is not set is the SDK's default."""
+    """Each field is the environment variable of the same name in capitals; the SDK has its own defaults."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 

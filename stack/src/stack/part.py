@@ -1,4 +1,4 @@
-"""One part of the stack, and how one sees that it is healthy."""
+"""One part of the stack, and its health check."""
 
 import time
 from collections.abc import Callable
@@ -18,14 +18,14 @@ class Part:
     name: str
     command: list[str]
     healthy: Callable[[], bool]
-    # Each wave starts when the one before is healthy, so that nobody logs that somebody else is not there yet.
+    # Each wave starts when the one before is healthy, so that no part logs errors about another that is not up yet.
     wave: int
     address: str = ""
     # The variables that it reads; a traced service reads OTEL_* as well.
     reads: frozenset[str] = frozenset()
-    # The class that checks them, where the part is a program of ours.
+    # The class that checks them, if the part is one of our programs.
     settings: type[BaseSettings] | None = None
-    # What the stack gives it, which beats this machine's environment and .env, and what those beat.
+    # The first beat this machine's environment and .env; the second are beaten by them.
     environment: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
 

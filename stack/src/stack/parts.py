@@ -1,4 +1,4 @@
-"""The parts of the local runtime: what each runs, which variables it reads, and how one sees that it is healthy."""
+"""The parts of the local runtime: what each runs, which variables it reads, and its health check."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What every command needs of a runtime, whichever it is."""
+"""What the commands need from a runtime."""
 
 import re
 import subprocess
@@ -10,9 +10,9 @@ from stack.errors import StackError
 from stack.settings import Settings
 from stack.tree import printable
 
-# The job that makes the broker's certificates ends when it has made them.
+# The job that makes the broker's certificates ends after that.
 ENDS = ("certificates", "exited")
-# What a consumer says when the broker sends what it cannot read, again and again.
+# The consumer's message when the broker keeps sending a packet that it cannot read.
 UNREADABLE = re.compile("the broker sent a malformed packet, .*")
 
 
@@ -20,14 +20,14 @@ class Runtime(ABC):
     """Starts, stops and shows the parts."""
 
     name: ClassVar[str]
-    """What RUNTIME calls it."""
+    """Its name in RUNTIME."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     @abstractmethod
     def up(self) -> None:
-        """Starts what does not run yet, again what has other settings now, and returns when all of it is healthy.
+        """Starts what does not run, restarts what has other settings now, and returns when everything is healthy.
 
         Raises:
             StackError: If something stands in the way, or a part does not become healthy.
@@ -51,7 +51,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def stop(self, part: str) -> None:
-        """Stops one part, which runs or not; ``up`` starts it again."""
+        """Stops one part, if it runs; ``up`` starts it again."""
 
     @abstractmethod
     def running(self) -> bool:
@@ -63,7 +63,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def logs(self, part: str | None, lines: int, *, follow: bool) -> None:
-        """Prints the last lines of the log of one part or of each, and those to come if they are to be followed."""
+        """Prints the last lines of the logs of one part or of all, and follows them if asked."""
 
     @abstractmethod
     def log_text(self, part: str) -> str:
@@ -85,10 +85,10 @@ class Runtime(ABC):
 
     @abstractmethod
     def authority(self) -> str:
-        """The certificate, as PEM, of the authority that vouches for the broker."""
+        """The certificate, as PEM, of the authority that signed the broker's."""
 
     def away(self) -> dict[str, str]:
-        """The parts that do not run as they should, each with its state, and the reason where its log has one."""
+        """The unhealthy parts, each with its state, and with the reason if its log has one."""
         states = [(name, state) for name, state, _ in self.states() if (name, state) != ENDS]
         return {
             name: state + self._reason(name, state) for name, state in states if state not in ("healthy", "running")
@@ -99,7 +99,7 @@ class Runtime(ABC):
         return f" ({printable(said[-1], 200)})" if said else ""
 
     def trace_logs(self, trace_id: str, part: str | None) -> None:
-        """Prints what one part or all have logged inside a trace, in the order of time.
+        """Prints what one part or all have logged inside a trace, ordered by time.
 
         Raises:
             StackError: If that is no trace id, or nothing was logged inside it.

@@ -1,4 +1,4 @@
-"""The two runtimes, and which of them a command is for."""
+"""The two runtimes, and the choice between them."""
 
 import fcntl
 import os
@@ -15,12 +15,12 @@ from stack.settings import Settings
 
 
 def runtimes(settings: Settings) -> list[Runtime]:
-    """Both."""
+    """Both runtimes."""
     return [LocalRuntime(settings), DockerRuntime(settings)]
 
 
 def choose_runtime(settings: Settings) -> Runtime:
-    """The runtime that was asked for, else the one that this stack runs in, else Docker where an engine answers.
+    """The runtime of RUNTIME, else the one that this stack runs in, else Docker if an engine answers.
 
     Says which, where it was not asked.
     """
@@ -33,12 +33,12 @@ def choose_runtime(settings: Settings) -> Runtime:
         chosen, reason = docker, "a Docker engine answers"
     else:
         chosen, reason = local, "no Docker engine answers"
-    console.print(f"Runtime: {chosen.name} ({reason}; RUNTIME=docker or RUNTIME=local decides).")
+    console.print(f"Runtime: {chosen.name} ({reason}; RUNTIME=docker or RUNTIME=local overrides this).")
     return chosen
 
 
 def running_runtime(settings: Settings) -> Runtime:
-    """The runtime that this stack runs in at the moment.
+    """The runtime that this stack runs in.
 
     Raises:
         StackError: If it does not run.
@@ -50,15 +50,15 @@ def running_runtime(settings: Settings) -> Runtime:
 
 
 @contextmanager
-def alone(folder: Path, other: str = "Another command starts or stops this stack") -> Iterator[None]:
-    """Waits until no other command is at work on what has this folder.
+def alone(folder: Path, other: str = "Another command is starting or stopping this stack") -> Iterator[None]:
+    """Holds a lock on a folder, so that no other command does the same with it.
 
     Args:
-        folder: A folder of the stack's, which is made if it is not there.
-        other: What the one that is waited for does.
+        folder: A folder of the stack, which is created if it does not exist.
+        other: What a command that holds the lock is doing.
 
     Raises:
-        StackError: If the folder cannot be made, or not be written to.
+        StackError: If the folder cannot be created or written to.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,12 +67,12 @@ def alone(folder: Path, other: str = "Another command starts or stops this stack
             raise PermissionError
     except OSError as error:
         reason = error.strerror or "this user may not write there"
-        raise StackError(f"RUN_DIR is {folder}, where logs and state cannot be kept: {reason}") from None
+        raise StackError(f"RUN_DIR is {folder}, a folder that cannot hold logs and state: {reason}") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print(f"{other}; waiting for its end ...")
+            console.print(f"{other}; waiting for it ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:

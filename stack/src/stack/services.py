@@ -18,7 +18,7 @@ class Service:
     """One of them; its folder has its name."""
 
     name: str
-    # Variables that it has in the local runtime where nobody sets them; ${...} in them are ports of the stack.
+    # Its defaults in the local runtime; ${...} in them are ports of the stack.
     defaults: Mapping[str, str]
 
     @property

@@ -15,10 +15,10 @@ from stack.trace import LogRecord, Span
 from stack.tree import LONGEST_MESSAGE, printable, tree
 from stack.viewer import Viewer
 
-# By then the services and the Collector have exported what belongs together.
+# By then the services and the Collector have exported all spans of a trace.
 QUIET_SECONDS = 1.5
 LOOK_SECONDS = 0.5
-# A reading that echo refuses is tried for a minute.
+# The consumer retries a reading for a minute if echo fails.
 WATCHED_NANOSECONDS = 120 * 10**9
 MOST_AT_ONCE = 5
 READING = ("messaging.system", "mqtt")
@@ -26,7 +26,7 @@ LOG_STYLES = {"WARN": "yellow", "WARNING": "yellow", "ERROR": "red", "CRITICAL":
 
 
 def show(settings: Settings, wanted: str | None) -> None:
-    """Prints the trace of the last reading, or what is wanted.
+    """Prints the trace of the last reading, or of the given id.
 
     Args:
         settings: Where the backend is.
@@ -40,7 +40,7 @@ def show(settings: Settings, wanted: str | None) -> None:
     for trace_id in reversed(found[:MOST_AT_ONCE]):
         print_trace(viewer, trace_id)
     if len(found) > MOST_AT_ONCE:
-        console.print(f"{len(found) - MOST_AT_ONCE} older traces of it are not shown.")
+        console.print(f"{len(found) - MOST_AT_ONCE} older traces with this id are not shown.")
 
 
 def watch(settings: Settings) -> None:
@@ -52,7 +52,7 @@ def watch(settings: Settings) -> None:
     viewer = local_viewer(settings)
     arrivals = Arrivals()
     since = time.time_ns()
-    console.print("Waiting for traces; Ctrl-C ends it.")
+    console.print("Waiting for traces; press Ctrl-C to stop.")
     while not console.quiet:
         now = time.time_ns()
         arrived = arrivals.complete(viewer.span_counts(max(since, now - WATCHED_NANOSECONDS), now), time.monotonic())
@@ -64,14 +64,14 @@ def watch(settings: Settings) -> None:
 
 
 class Arrivals:
-    """Tells which traces have come in: those whose number of spans has not changed for a while."""
+    """Finds traces that are complete: their number of spans has not changed for a while."""
 
     def __init__(self) -> None:
         self._changed: dict[str, tuple[int, float]] = {}
         self._told: dict[str, int] = {}
 
     def complete(self, span_counts: dict[str, int], now: float) -> list[str]:
-        """The traces that are there and were not told before, or have grown since; the oldest first.
+        """The traces that are new or have grown since the last call; the oldest first.
 
         Args:
             span_counts: How many spans each trace has, the newest trace first.
@@ -99,18 +99,18 @@ def local_viewer(settings: Settings) -> Viewer:
         StackError: If the traces go to Scout.
     """
     if not settings.local_scout:
-        raise StackError(f"the traces are in Scout ({settings.scout_otlp_endpoint}): look there")
+        raise StackError(f"the traces are in Scout ({settings.scout_otlp_endpoint}); look them up there")
     return Viewer(settings.viewer_port)
 
 
 def last_trace_ids(viewer: Viewer) -> list[str]:
-    """The trace of the last reading, once it has had the time to arrive, and that of its batch.
+    """The trace of the last reading that had time to arrive, and that of its batch.
 
     Raises:
         StackError: If there is none.
     """
     now = time.time_ns()
-    # Most often there is one of the last minutes, and few are found faster than all.
+    # Usually there is one in the last minutes, and searching a few is faster than searching all.
     found = viewer.trace_ids(now - WATCHED_NANOSECONDS, now, READING) or viewer.trace_ids(0, now, READING)
     if not found:
         raise StackError("the backend holds no trace of a reading yet; `make verify` makes one")

@@ -1,4 +1,4 @@
-"""The process that the parts of the local runtime run under."""
+"""The supervisor of the processes of the local runtime."""
 
 import hashlib
 import os
@@ -58,16 +58,16 @@ stdout_logfile_backups=1
 
 
 class Supervisor:
-    """Starts processes, starts again those that end, and writes down what they print.
+    """Starts processes, restarts those that end, and logs what they print.
 
     Args:
-        folder: Where its configuration and its logs are; each folder has a supervisor of its own.
+        folder: For its configuration and its logs; each folder has its own supervisor.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._configuration = self._folder / "supervisord.conf"
-        # A socket's path may have 107 characters at most, and the checkout may be deep.
+        # The path of a socket has at most 107 characters, and that of the checkout may be longer.
         digest = hashlib.sha256(str(self._folder).encode()).hexdigest()[:16]
         self.socket = Path(tempfile.gettempdir()) / f"mqtt-tracing-{os.getuid()}-{digest}.sock"
 
@@ -76,7 +76,7 @@ class Supervisor:
         return self._folder / "logs" / f"{name}.log"
 
     def start(self, described: Iterable[tuple[str, int, Path]], environment: Mapping[str, str]) -> None:
-        """Becomes ready to start processes; none of them runs then.
+        """Prepares processes, without starting any.
 
         Args:
             described: Name, wave and description of each, as ``launch`` takes it. The last wave is stopped first.
@@ -100,10 +100,10 @@ class Supervisor:
             time.sleep(0.02)
 
     def change(self, described: Iterable[tuple[str, int, Path]]) -> None:
-        """Becomes ready to start these processes instead; those that are the same go on.
+        """Prepares these processes instead; those that stay the same keep running.
 
         Args:
-            described: As for ``start``. Those that run and are not among them must be stopped.
+            described: As for ``start``. Running processes that are not among them must be stopped before.
         """
         self._configure(described)
         with self.connected() as supervisor:
@@ -126,7 +126,7 @@ class Supervisor:
         self._configuration.write_text(text)
 
     def pid(self) -> int | None:
-        """Its process id, also where its socket is gone; None if it does not run."""
+        """Its process id, even if its socket is gone; None if it does not run."""
         return self._answering_pid() or next(
             (
                 process.pid
@@ -149,7 +149,7 @@ class Supervisor:
             supervisor.terminate()
             supervisor.wait(STOP_SECONDS)
         except psutil.NoSuchProcess:
-            # It has ended by itself meanwhile.
+            # It has ended meanwhile.
             return
         except psutil.AccessDenied:
             raise StackError(OF_ANOTHER_USER.format(pid)) from None
@@ -165,7 +165,7 @@ class Supervisor:
             yield proxy.supervisor
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """What supervisor knows of each process, by its name; empty where it does not run.
+        """What supervisor knows about each process, by name; empty if supervisor does not run.
 
         Raises:
             StackError: If it runs, but cannot be asked.
@@ -180,7 +180,7 @@ class Supervisor:
         return {}
 
     def is_stopped(self, name: str) -> bool:
-        """Whether a process is not there and will not be started again by itself."""
+        """Whether a process does not run and will not be restarted automatically."""
         return self.processes()[name]["state"] in STOPPED
 
     def start_process(self, name: str) -> None:

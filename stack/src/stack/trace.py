@@ -1,4 +1,4 @@
-"""A trace as a backend holds it, and what every backend of traces can be asked."""
+"""A trace as a backend holds it, and the interface of a trace backend."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def children(spans: list[Span], parent: Span) -> list[Span]:
 
 
 def roots(spans: list[Span]) -> list[Span]:
-    """The spans whose parent is not there, in the order of their start."""
+    """The spans whose parent is missing, in the order of their start."""
     known = {span.span_id for span in spans}
     return sorted((span for span in spans if span.parent_id not in known), key=lambda span: span.start)
 
@@ -55,7 +55,7 @@ class LogRecord:
 
 
 class TraceBackend(ABC):
-    """Whoever can be asked for traces. Times are in nanoseconds since 1970.
+    """A backend that can be asked for traces. Times are in nanoseconds since 1970.
 
     Raises:
         StackError: From each method that asks, if the backend does not answer.
@@ -70,5 +70,5 @@ class TraceBackend(ABC):
         """The address of a trace's page."""
 
     def linking_trace_ids(self, trace_id: str, start: int, end: int) -> list[str]:
-        """Ids of the traces that have a span with a link into one trace; none where links cannot be searched."""
+        """Ids of the traces that have a span with a link into one trace; none if links cannot be searched."""
         return []

@@ -1,4 +1,4 @@
-"""The query interfaces of Zipkin and Jaeger: a trace as they hold it, in the stack's own form."""
+"""The query interfaces of Zipkin and Jaeger: they return traces in the stack's own form."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,12 +44,12 @@ class Jaeger(TraceBackend):
 
 
 def _zipkin_span(data: dict[str, Any]) -> Span:
-    # Tags are strings, and what came with the resource is among them.
+    # Tags are strings, and include the resource's attributes.
     tags: dict[str, str] = data.get("tags", {})
     attributes: dict[str, Value] = {
         name: int(value) if name in INTEGERS and value.isdigit() else value for name, value in tags.items()
     }
-    # Zipkin keeps names in lower case; the method of an HTTP span is in capitals.
+    # Zipkin stores names in lower case; the method of an HTTP span is in capitals.
     method = tags.get("http.request.method", "")
     failed = tags.get("otel.status_code") == "ERROR" or "error" in tags
     return Span(
@@ -73,7 +73,7 @@ def _jaeger_span(data: dict[str, Any], processes: Mapping[str, Any]) -> Span:
     attributes: dict[str, Value] = {tag["key"]: tag["value"] for tag in data["tags"]}
     parents = [reference["spanID"] for reference in data["references"] if reference["refType"] == "CHILD_OF"]
     links = [reference for reference in data["references"] if reference["refType"] != "CHILD_OF"]
-    # Jaeger keeps one reference to a span: where a span is linked to its parent as well, that is the link.
+    # Jaeger keeps only one reference to a span: if a span also has a link to its parent, the reference is the link.
     parents += [reference["spanID"] for reference in links if reference["traceID"] == data["traceID"]]
     return Span(
         trace_id=data["traceID"],

@@ -1,4 +1,4 @@
-"""A trace as a tree in the terminal: a line a span, and below it what is out of the ordinary."""
+"""A trace as a tree in the terminal: one line for each span, and notes below it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from rich.tree import Tree
 
 from stack.trace import Span, children, roots
 
-# A topic may have 65,535 bytes: nobody reads them in a tree.
+# A topic may have 65,535 bytes, too many to read in a tree.
 LONGEST_NAME = 120
 LONGEST_MESSAGE = 200
 MOST_LINKS = 5
@@ -43,7 +43,7 @@ def tree(spans: list[Span]) -> Tree:
 
 
 def printable(text: str, longest: int) -> str:
-    """The text without what a terminal would obey, its middle left out where it is too long."""
+    """The text without terminal control characters, shortened in the middle if it is too long."""
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest // 2) :]}"
     return "".join(letter if letter.isprintable() else "�" for letter in text)
@@ -62,7 +62,7 @@ def _details(span: Span) -> Iterator[Text]:
         yield Text(f"error {printable(said, LONGEST_MESSAGE)}".rstrip(), style="red")
     if notes := [f"{name}={_text(span.attributes[name])}" for name in NOTABLE if name in span.attributes]:
         yield Text(" ".join(notes), style="yellow")
-    # A process span is linked to its publish span also where that is its parent, which the tree shows already.
+    # A process span also has a link to its parent, which the tree shows already.
     elsewhere = [trace_id for trace_id, _ in span.links if trace_id != span.trace_id]
     for trace_id in elsewhere[:MOST_LINKS]:
         yield Text(f"link to trace {trace_id}", style="magenta")

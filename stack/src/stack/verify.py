@@ -75,7 +75,7 @@ def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
     Raises:
         BrokenHopError: If it does not become whole in time.
     """
-    # Without the Collector nothing arrives anywhere.
+    # Without the Collector no telemetry arrives anywhere.
     metrics = collector_metrics(settings)
     match backend:
         case "zipkin":
@@ -97,7 +97,7 @@ def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
 
 
 class BrokenHopError(Exception):
-    """Where the reading got stuck."""
+    """The hop at which the reading got stuck."""
 
     def __init__(self, found: Break) -> None:
         super().__init__(found.problem)
@@ -116,7 +116,7 @@ def publish(runtime: Runtime, settings: Settings) -> Reading:
     )
     try:
         # One at a time: they share a client id.
-        with alone(settings.run_dir / "once", "Another command sends a reading"):
+        with alone(settings.run_dir / "once", "Another command is sending a reading"):
             published = time.time_ns()
             done = runtime.run_once(PUBLISH_SECONDS)
     except subprocess.TimeoutExpired:
@@ -129,7 +129,7 @@ def publish(runtime: Runtime, settings: Settings) -> Reading:
 
 
 def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings) -> None:
-    """Waits for the whole trace of a reading in a backend, or for that of its batch.
+    """Waits until a backend holds the whole trace of a reading, or that of its batch.
 
     Raises:
         BrokenHopError: If it does not become whole in time.
@@ -186,7 +186,7 @@ def in_prometheus(runtime: Runtime, settings: Settings, prometheus: Prometheus) 
     counted = "sum(message_count_total)"
     before = prometheus.value(counted)
     publish(runtime, settings)
-    # The services export metrics seldom, and Prometheus fetches them seldom.
+    # The services export metrics every few seconds, and Prometheus fetches them every few seconds.
     deadline = time.monotonic() + METRIC_SECONDS
     while (now := prometheus.value(counted)) <= before:
         if time.monotonic() > deadline:
@@ -197,7 +197,7 @@ def in_prometheus(runtime: Runtime, settings: Settings, prometheus: Prometheus) 
 
 
 def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics, exporter: str, place: str) -> None:
-    """Waits until the Collector has delivered a reading's spans to a place that cannot be asked.
+    """Waits until the Collector has delivered a reading's spans to a backend that cannot be queried.
 
     Raises:
         BrokenHopError: If it has not in time.
@@ -214,7 +214,7 @@ def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics,
 
 
 def explain_no_export(log: str, settings: Settings) -> Break:
-    """Why nothing at all has come out of the Collector, whose log this is."""
+    """Why the Collector has delivered nothing, from its log."""
     hint = (
         "Nothing reaches Scout: verify the four SCOUT_* values and that the token endpoint is reachable; "
         "make logs PART=collector shows the Collector's own messages."
@@ -243,11 +243,11 @@ def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
 
 
 def explain_waiting(runtime: Runtime, found: Break) -> Break:
-    """Names echo, if the consumer keeps the reading only because echo is away."""
+    """Names echo, if the consumer keeps the reading only because echo does not run."""
     echo = {name: state for name, state, _ in runtime.states()}.get("echo", "stopped")
-    # Before the failed requests are in the backend, and after.
+    # The first before the failed requests are in the backend, the second after.
     waiting = found.hop in ("Mosquitto → consumer", "consumer → HTTP")
     if not waiting or echo == "healthy":
         return found
     hint = "make logs PART=consumer shows its attempts."
-    return Break("consumer → HTTP", f"the consumer keeps the reading until echo is back, which is {echo}", hint)
+    return Break("consumer → HTTP", f"echo is {echo}; the consumer keeps the reading until echo is healthy", hint)

@@ -13,7 +13,7 @@ _CONVERT = {"int64": int, "float64": float, "bool": lambda text: text == "true"}
 
 
 class Viewer(TraceBackend):
-    """Asks a running viewer for what it holds."""
+    """Queries a running viewer."""
 
     def __init__(self, port: int) -> None:
         self._url = local_url(port)
@@ -67,7 +67,7 @@ class Viewer(TraceBackend):
         self, method: str, start: int, end: int, where: dict[str, str] | None = None, value: str = ""
     ) -> list[dict[str, Any]]:
         parameters: list[Any] = [str(start), str(end)]
-        # The viewer takes this word for "without a value".
+        # For the viewer this word means "without a value".
         if value == "NULL":
             return []
         if where:

@@ -20,7 +20,7 @@ from stack.parts import consumer_names
 from stack.services import Service
 from stack.settings import MOST_CONSUMERS, ROOT, Settings
 
-# Lines of docker-compose.yml that what is new goes before.
+# New entries go before these lines of docker-compose.yml.
 INCLUDES = "  # `make new-service` adds its services here.\n"
 USERS = "      # `make new-service` adds its users here.\n"
 # Folders of tests.
@@ -55,7 +55,7 @@ def new_service(name: str, answers: Mapping[str, str]) -> None:
     (ROOT / "docker-compose.yml").write_text(compose.replace(USERS, users + USERS))
     _append(ROOT / "mosquitto" / "acl", _acl(service, chosen))
     _append(ROOT / ".env.example", _variables(service, chosen))
-    # The order of imports and the breaks of lines depend on the name.
+    # The order of imports and the line breaks depend on the name.
     for command in (["check", "--select", "I", "--fix"], ["format"]):
         subprocess.run([sys.executable, "-m", "ruff", *command, "--quiet", name], cwd=ROOT, check=True)
     console.print(f"Made {name}/. What it does with a message: handle in {name}/src/{service.module}/handler.py")
@@ -98,7 +98,7 @@ def _copy(answers: Mapping[str, str]) -> Mapping[str, Any]:
     folder = ROOT / answers["name"]
     try:
         with warnings.catch_warnings():
-            # The template is what is here, committed or not.
+            # The template is taken as it is here, committed or not.
             warnings.simplefilter("ignore", DirtyLocalWarning)
             data = {**answers, "standalone": False}
             worker = copier.run_copy(str(ROOT), folder, data, vcs_ref="HEAD", defaults=True, quiet=True)

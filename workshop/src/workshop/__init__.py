@@ -26,16 +26,16 @@ from stack.settings import ROOT, Settings
 from stack.show import local_viewer
 from workshop.exercises import EXERCISES, MINE, WORKSHOP, Evidence, still_missing
 
-# By then what was just done has arrived at the backend.
+# By then the spans of the last seconds have arrived at the backend.
 PATIENCE_SECONDS = 3.0
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
-# The commands of a page are those of a terminal of its own.
+# The commands of a page run as in a terminal of their own.
 OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "EXERCISE", "UNDO")
 
 
 def check(runtime: Runtime, settings: Settings, exercise: str) -> int:
-    """Prints what is still missing in an exercise, a line each; returns the exit code.
+    """Prints a line for each thing that is missing in an exercise; returns the exit code.
 
     Raises:
         StackError: If there is no such exercise, or no backend on this machine.
@@ -63,7 +63,7 @@ def what_is_missing(runtime: Runtime, settings: Settings, exercise: str) -> list
 
 
 def apply(runtime: Runtime, settings: Settings, exercise: str) -> None:
-    """Does all that the page of an exercise says, and the solution with it.
+    """Does all steps on the page of an exercise, and its solution.
 
     Raises:
         StackError: If there is no such exercise, a command fails, or there are files that it would write over; then
@@ -84,7 +84,7 @@ def apply(runtime: Runtime, settings: Settings, exercise: str) -> None:
 
 
 def take_back(runtime: Runtime, settings: Settings, exercise: str) -> None:
-    """Brings the stack back to what it was before an exercise, and deletes the files that the solution made.
+    """Restores the stack as it was before an exercise, and deletes the files that the solution made.
 
     Raises:
         StackError: If there is no such exercise, a command fails, or one of the files has changed since; then nothing
@@ -155,7 +155,7 @@ def answers_to(exercise: str) -> dict[str, str]:
 
 
 def files_of(exercise: str) -> list[Path]:
-    """What is there of an exercise: the work of a person, or of the solution."""
+    """The files of an exercise that exist, made by a participant or by the solution."""
     return sorted(MINE.glob(f"{exercise}[-.]*"))
 
 

@@ -1,4 +1,4 @@
-"""What each exercise asks for, and how one sees in the backend that it is there."""
+"""What each exercise asks for, and the checks that look for it in the backend."""
 
 import re
 import time
@@ -11,12 +11,12 @@ from stack.trace import Span, children
 from stack.viewer import Viewer
 
 WORKSHOP = ROOT / "workshop"
-# What a person makes.
+# The participant's files.
 MINE = WORKSHOP / "mine"
 READING = ["Client", "Consumer", "Producer", "Server"]
 TOPIC = "sensors/workshop-001/reading"
 PUBLISH = ".venv/bin/python workshop/publisher.py"
-# A reading that waited for so long at the broker waited for a consumer.
+# A reading that waited this long at the broker waited for a consumer.
 WAITED_NANOSECONDS = 10**9
 RECENT_READINGS = 20
 READINGS_IN_A_BATCH = 5
@@ -44,7 +44,7 @@ class Evidence:
 
     runtime: Runtime
     viewer: Viewer
-    # Where the answers are, from the repository's root, and those that are there.
+    # The path of the file with the answers, from the repository's root, and the answers in it.
     answers_file: str
     answers: Mapping[str, str]
 
@@ -82,7 +82,7 @@ class Evidence:
 class Exercise:
     """One exercise."""
 
-    # What is asked, by the name of the answer.
+    # The questions, by the name of the answer.
     questions: Mapping[str, str]
     # What is missing in the backend, or wrong with the answers that are there.
     check: Callable[[Evidence], Iterator[str]]
@@ -124,7 +124,7 @@ def read_one_trace(evidence: Evidence) -> Iterator[str]:
 
 
 def _is_near(answer: str, milliseconds: float) -> bool:
-    # As exact as one reads it off the time axis.
+    # As exact as one can read the time axis.
     return bool(re.fullmatch(r"\d+(\.\d+)?", answer)) and abs(float(answer) - milliseconds) <= max(
         0.5, milliseconds / 5
     )
@@ -167,12 +167,12 @@ def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
 
 
 def instrument_a_service(evidence: Evidence) -> Iterator[str]:
-    """Process spans of the alerter below the publish span: of the program by hand, and of that with the library."""
+    """Process spans of the alerter below the publish span: one made by hand, and one by the library."""
     by_hand, by_library = "4-by-hand.py", "4-by-library.py"
     if missing := _not_there(by_hand, f"cp workshop/alerter.py workshop/mine/{by_hand}"):
         yield missing
         return
-    # The library alone says where the context was from.
+    # Only the library sets this attribute.
     runs = list(evidence.own_runs("alerter", by_hand))
     own = [(span, spans) for span, spans in runs if "messaging.mqtt.context_source" not in span.attributes]
     if not own:
@@ -309,7 +309,7 @@ def ask_the_broker(evidence: Evidence) -> Iterator[str]:
         return
     prefix = "mqtt.connack."
     sent = {name.removeprefix(prefix): value for name, value in spans[0].attributes.items() if name.startswith(prefix)}
-    # The program has no client id of its own, so each broker names it.
+    # The program has no client id, so every broker assigns one.
     if "AssignedClientIdentifier" not in sent:
         yield f"{spans[0].name} of visitor lacks {prefix}AssignedClientIdentifier: one attribute for each property"
         return

@@ -59,7 +59,7 @@ class Progress:
         PROGRESS.write_text(json.dumps(asdict(self)))
 
     def move(self, steps: int) -> None:
-        """Goes to another exercise; the first and the last are the ends."""
+        """Goes to another exercise, but not beyond the first and the last."""
         at = NUMBERS.index(self.exercise) + steps
         self.exercise = NUMBERS[max(0, min(at, len(NUMBERS) - 1))]
 
@@ -186,7 +186,7 @@ def _hints(progress: Progress) -> Iterator[Padding | Text]:
 
 @contextmanager
 def _keyboard() -> Iterator[Callable[[float], str]]:
-    """Gives a function that waits so many seconds for a key, and returns "" if none came; the end of input is "q"."""
+    """Gives a function that waits some seconds for a key; it returns "" if none came, and "q" at the end of input."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)

@@ -18,7 +18,7 @@ from limits.strategies import MovingWindowRateLimiter
 from scout_local.settings import Settings
 
 ALGORITHM = "RS256"
-# From one address; then nobody there is answered until the minute is over, whatever secret they give.
+# Wrong secrets from one address; after that it gets no answer until the minute is over, not even with the right one.
 WRONG_SECRETS = RateLimitItemPerMinute(300)
 # RFC 6749 section 5.1: no cache keeps a token.
 NOT_KEPT = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         audience: Annotated[str, Form()] = "",
     ) -> dict[str, str | int] | JSONResponse:
         """Grants a token to the one client there is."""
-        # A browser says so whenever a page asks, and no page has anything to ask here: its guesses do not count either.
+        # Browsers send this header for every page. No page has a reason to ask here, and its guesses are not counted.
         if "Origin" in request.headers:
             return refuse(403, "invalid_request", "a web page gets no token")
         address = request.client.host if request.client else ""
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         given_id = credentials.username if credentials else client_id
         given_secret = credentials.password if credentials else client_secret
         expected_secret = settings.local_scout_client_secret.get_secret_value()
-        # Both are compared, always: how long it takes says nothing about which one was wrong.
+        # Always compares both, so that the time says nothing about which one was wrong.
         right_id = secrets.compare_digest(given_id.encode(), settings.local_scout_client_id.encode())
         right_secret = secrets.compare_digest(given_secret.encode(), expected_secret.encode())
         if not (right_id and right_secret):

@@ -8,7 +8,7 @@ from pathlib import Path
 import trustme
 from cryptography.x509 import load_pem_x509_certificate
 
-# How a client on this machine, and one in a container, calls the broker.
+# The names by which clients on this machine and in containers reach the broker.
 NAMES = ("localhost", "127.0.0.1", "mosquitto")
 LIFETIME = timedelta(days=365)
 RENEWED_BEFORE_END = timedelta(days=30)
@@ -27,7 +27,7 @@ def prepare(folder: Path) -> bool:
     authority = _new_authority()
     server = authority.issue_cert(*NAMES, not_after=now + LIFETIME)
     folder.mkdir(parents=True, exist_ok=True)
-    # The certificate that is looked at above comes last: half a set is made again.
+    # Written last, because the check above looks at it: an incomplete set is made again.
     _write(files[0], authority.cert_pem.bytes(), 0o644)
     _write(files[1], server.private_key_pem.bytes(), 0o600)
     _write(files[2], b"".join(blob.bytes() for blob in server.cert_chain_pems), 0o644)
@@ -57,13 +57,13 @@ def prepare_devices(folder: Path, names: Iterable[str]) -> list[str]:
         _write(authorities, former + authority.cert_pem.bytes(), 0o644)
         for name in due:
             device = authority.issue_cert(common_name=name, not_after=now + LIFETIME)
-            # The group is for the producer's container, which stands for a device.
+            # The group is that of the producer's container, which stands for a device.
             _write(folder / f"{name}.pem", device.private_key_and_cert_chain_pem.bytes(), 0o640)
     return due
 
 
 def _new_authority() -> trustme.CA:
-    # Its key stays in memory and goes with it: there is none to steal.
+    # The key stays in memory only, so that nobody can steal it.
     return trustme.CA(organization_name="mqtt-tracing", organization_unit_name="made on this machine")
 
 
@@ -72,7 +72,7 @@ def _is_good(certificate: Path, now: datetime) -> bool:
 
 
 def _write(file: Path, content: bytes, mode: int) -> None:
-    # Renamed, so that nobody reads half a file, and with its mode from the first byte.
+    # Renamed, so that nobody reads half a file; it has its mode from the first byte.
     partial = file.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as opened:

@@ -26,7 +26,7 @@ LOG_CHARACTERS = 4096
 TRACEBACK_LINES = 200
 
 
-# Baggage that becomes attributes of every span on its way. No other: what a foreign client sends is not to be trusted.
+# The baggage entries that become attributes of every span on the way. No others: clients of others are not trusted.
 BAGGAGE_ATTRIBUTES = ("sensor.id", "site.id")
 PROCESS_METRICS: dict[str, list[str] | None] = {
     "process.cpu.time": ["user", "system"],
@@ -67,7 +67,7 @@ class _Formatter(logging.Formatter):
         return "\n".join(f"  {_one_line(line)}" for line in lines)
 
 
-# Options of the MQTT instrumentation: the guide's names and its four spans, where the conventions of today differ.
+# Options of the MQTT instrumentation for the guide's span names and its four spans; today's conventions differ.
 AS_IN_THE_GUIDE = {"publish_hook": _name_operation, "topics_in_span_names": True, "settle_spans": False}
 
 
@@ -83,7 +83,7 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
         SystemExit: If an ``OTEL_*`` variable names something that does not exist.
     """
     os.environ.setdefault("OTEL_SERVICE_NAME", service_name)
-    # The HTTP instrumentations still emit the names of before 2023 unless told so.
+    # Without this the HTTP instrumentations still use the attribute names from before 2023.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     attributes = {
         "service.namespace": "mqtt-tracing",
@@ -92,7 +92,7 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
     }
     given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     defaults = ",".join(f"{name}={value}" for name, value in attributes.items())
-    # The later of two equal names wins, so what the environment gives beats the defaults.
+    # The last of two equal names wins, so the environment beats the defaults.
     os.environ["OTEL_RESOURCE_ATTRIBUTES"] = f"{defaults},{given}".rstrip(",")
     try:
         OpenTelemetryDistro().configure()

@@ -1,4 +1,4 @@
-"""``make doctor``: what is usually wrong when a trace does not show up, and how to mend it. It changes nothing."""
+"""``make doctor``: the usual reasons why a trace does not appear, and how to fix each. It changes nothing."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ SECONDS = 14.0
 
 
 def doctor(runtime: Runtime, settings: Settings) -> int:
-    """Looks at everything at the same time and prints a line for each thing; returns the exit code."""
+    """Runs all checks at the same time, and prints a line for each result; returns the exit code."""
     deadline = time.monotonic() + SECONDS
     groups = [
         _Group("parts", lambda: parts(runtime)),
@@ -45,7 +45,7 @@ def parts(runtime: Runtime) -> Iterator[Result]:
 
 
 class _Group(threading.Thread):
-    """Things that are looked at one after the other, beside the other groups."""
+    """Checks that run one after the other, at the same time as the other groups."""
 
     def __init__(self, title: str, examine: Callable[[], Iterator[Result]]) -> None:
         super().__init__(daemon=True)
@@ -69,7 +69,7 @@ class _Group(threading.Thread):
         if self._failed:
             raise self._failed
         if self.is_alive():
-            late = Result(self._title, f"no answer within {SECONDS:.0f} s.", "`make ps` shows what hangs.")
+            late = Result(self._title, f"no answer within {SECONDS:.0f} s.", "`make ps` shows which part hangs.")
             return [*self._results, late]
         return self._results
 

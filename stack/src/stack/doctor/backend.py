@@ -1,4 +1,4 @@
-"""Which readings came without a usable context lately, as the backend shows it."""
+"""Which readings of the last minutes had no usable context, as the backend shows it."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MOST_TRACES = 20
 
 
 def examine(settings: Settings) -> Iterator[Result]:
-    """Whether consumer spans are roots that should not be."""
+    """Whether process spans of the consumer are roots, though they should have a parent."""
     title = "missing context"
     if not settings.local_scout:
         yield Result(title, "search Scout for mqtt.missing_context=true.")

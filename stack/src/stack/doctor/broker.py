@@ -55,7 +55,7 @@ class Heard:
 
     @property
     def context(self) -> str:
-        """Where its trace context is: ``properties`` or ``payload``; else why there is none that can be used."""
+        """Where its trace context is: ``properties`` or ``payload``; otherwise why it has no usable one."""
         traceparents = {value for name, value in self.user_properties if name == "traceparent"}
         if len(traceparents) > 1:
             return "duplicate"
@@ -67,7 +67,7 @@ class Heard:
 
 
 def is_traceparent(value: object) -> bool:
-    """Whether W3C Trace Context takes it."""
+    """Whether it is valid W3C Trace Context."""
     carrier = {"traceparent": value} if isinstance(value, str) else {}
     return get_current_span(_propagator.extract(carrier, Context())).get_span_context().is_valid
 
@@ -121,7 +121,7 @@ def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
 
 
 def listen_seconds(settings: Settings) -> float:
-    """Long enough for a reading of each sensor, where that is no eternity."""
+    """Long enough for a reading of each sensor, within limits."""
     return min(LONGEST_LISTEN_SECONDS, max(SHORTEST_LISTEN_SECONDS, settings.interval_seconds * 1.2))
 
 

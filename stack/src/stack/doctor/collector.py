@@ -1,4 +1,4 @@
-"""Whether the Collector takes what the services send, and delivers it: its own metrics."""
+"""Whether the Collector accepts and delivers what the services send, by its own metrics."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from stack.settings import Settings
 TIMEOUT_SECONDS = 3.0
 WATCH_SECONDS = 3.0
 LOOK_SECONDS = 0.5
-# What a signal's items are called in its counters, and in words.
+# What the items of a signal are called, in the counters and in messages.
 SIGNALS = {
     "traces": ("spans", "spans"),
     "metrics": ("metric_points", "metric points"),
@@ -20,7 +20,7 @@ SIGNALS = {
 
 
 def examine(settings: Settings) -> Iterator[Result]:
-    """What a few looks at the metrics show."""
+    """What the metrics show over a few seconds."""
     looks = [collector_metrics(settings, TIMEOUT_SECONDS)]
     for _ in range(round(WATCH_SECONDS / LOOK_SECONDS)):
         time.sleep(LOOK_SECONDS)
@@ -33,7 +33,7 @@ def examine(settings: Settings) -> Iterator[Result]:
 
 
 def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
-    """Whether something waits and nothing goes out."""
+    """Whether data waits and none is delivered."""
     waiting = {}
     for signal, (counter, words) in SIGNALS.items():
         queued = [metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal) for metrics in looks]
@@ -62,7 +62,7 @@ def full(metrics: CollectorMetrics) -> Iterator[Result]:
 
 
 def lost(metrics: CollectorMetrics) -> Iterator[Result]:
-    """Whether data was given up."""
+    """Whether the Collector has dropped data."""
     gone = {
         words: metrics.total(f"exporter_send_failed_{counter}", exporter=EXPORTER)
         + metrics.total(f"exporter_enqueue_failed_{counter}", exporter=EXPORTER)
@@ -77,7 +77,7 @@ def lost(metrics: CollectorMetrics) -> Iterator[Result]:
 
 
 def refused(metrics: CollectorMetrics) -> Iterator[Result]:
-    """Whether the services were turned away."""
+    """Whether the Collector has refused data of the services."""
     away = {
         words: metrics.total(f"receiver_refused_{counter}") + metrics.total(f"receiver_failed_{counter}")
         for counter, words in SIGNALS.values()
@@ -85,8 +85,8 @@ def refused(metrics: CollectorMetrics) -> Iterator[Result]:
     if any(away.values()):
         yield Result(
             "export",
-            f"the Collector has refused {_amounts(away)} since it started; the services try again for a while.",
-            "it is short of memory: raise limit_mib in collector/config.yaml, or send less.",
+            f"the Collector has refused {_amounts(away)} since it started; the services retry for some seconds.",
+            "it runs out of memory: raise limit_mib in collector/config.yaml, or send less.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says of one thing that it looked at."""
+"""The result of one check of the doctor."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from stack.tree import LONGEST_NAME, printable
 
 @dataclass(frozen=True)
 class Result:
-    """One line: what is so, and, if something is wrong with it, the fix."""
+    """One line: what was found, and the fix if something is wrong."""
 
     title: str
     says: str
@@ -15,11 +15,11 @@ class Result:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing to mend."""
+        """Whether there is nothing to fix."""
         return not self.fix
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """The names in one line, however many there are and whatever is in them."""
+    """The names in one line, shortened if there are many, and printable."""
     shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

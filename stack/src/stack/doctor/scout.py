@@ -15,7 +15,7 @@ from stack.runtime import Runtime
 from stack.settings import SCOUT_VARIABLES, Settings
 
 TIMEOUT_SECONDS = 4.0
-# A Date header has whole seconds, and the Collector renews a token 10 s before its end.
+# A Date header has whole seconds, and the Collector renews a token 10 s before it expires.
 CLOCK_SECONDS = 5.0
 PLACEHOLDER = re.compile(r"[<>]|\.\.\.|\byour|change.?me|placeholder|x{3,}|\btodo\b|\bexample\.(com|org|net)\b", re.I)
 
@@ -45,7 +45,7 @@ def values(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     title = "SCOUT_* values"
     given = scout_values(settings)
     running = runtime.environment("collector")
-    # Containers reach the local Scout by other addresses.
+    # Containers use other addresses for the local Scout.
     compared = SCOUT_VARIABLES[:2] if settings.local_scout else SCOUT_VARIABLES
     placeholders = [name for name in SCOUT_VARIABLES if not settings.local_scout and PLACEHOLDER.search(given[name])]
     changed = [name for name in compared if running and running.get(name) != given[name]]
@@ -58,8 +58,8 @@ def values(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     if changed:
         yield Result(
             title,
-            f"the Collector was started with other values than the present ones: {', '.join(changed)}.",
-            "`make up` gives it the present ones.",
+            f"the Collector runs with values that differ from those set now: {', '.join(changed)}.",
+            "`make up` restarts it with those.",
         )
     if not placeholders and not changed:
         yield Result(
@@ -89,8 +89,10 @@ def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str
         fix = "copy SCOUT_CLIENT_ID and SCOUT_CLIENT_SECRET again, then `make up`."
         return Result(title, f"{url} does not know this client id, or the secret is wrong (invalid_client).", fix), None
     if isinstance(refusal, str):
-        return Result(title, f"{url} refuses: {refusal[:60]!r}.", "ask who runs Scout what the client may do."), None
-    return Result(title, f"{url} answers {answer.status_code} and no token.", "is SCOUT_TOKEN_URL right?"), None
+        return Result(
+            title, f"{url} refuses: {refusal[:60]!r}.", "ask the people who run Scout what this client may do."
+        ), None
+    return Result(title, f"{url} answers {answer.status_code} without a token.", "is SCOUT_TOKEN_URL right?"), None
 
 
 def send_nothing(given: dict[str, str], token: str, skews: list[Skew]) -> Result:
@@ -103,7 +105,7 @@ def send_nothing(given: dict[str, str], token: str, skews: list[Skew]) -> Result
         fix = "is SCOUT_OTLP_ENDPOINT right, and can this network reach it? For the local Scout: `make ps`."
         return Result(title, f"{url} cannot be reached: {_reason(error)}.", fix)
     if answer.ok:
-        return Result(title, f"{url} takes the token.")
+        return Result(title, f"{url} accepts the token.")
     if answer.status_code in (401, 403):
         fix = "do SCOUT_TOKEN_URL and SCOUT_OTLP_ENDPOINT belong together, and are the clocks right?"
         return Result(title, f"{url} refuses the token ({answer.status_code}).", fix)
@@ -112,16 +114,16 @@ def send_nothing(given: dict[str, str], token: str, skews: list[Skew]) -> Result
 
 
 def clocks(skews: list[Skew]) -> Result:
-    """Whether this machine's clock agrees with those that check its tokens."""
+    """Whether this machine's clock agrees with the clocks of those that check its tokens."""
     wrong = [skew for skew in skews if abs(skew.seconds) > CLOCK_SECONDS]
     if not skews:
-        return Result("clock", "no answer had the time.")
+        return Result("clock", "no answer had a Date header.")
     if not wrong:
-        return Result("clock", "this machine's agrees with that of Scout.")
+        return Result("clock", "this machine's clock agrees with Scout's.")
     skew = max(wrong, key=lambda skew: abs(skew.seconds))
     return Result(
         "clock",
-        f"this machine's is {abs(skew.seconds):.0f} s {'behind' if skew.seconds > 0 else 'ahead of'} "
+        f"this machine's clock is {abs(skew.seconds):.0f} s {'behind' if skew.seconds > 0 else 'ahead of'} "
         f"that of {skew.where}: tokens look expired, and spans have wrong times.",
         "set the clock by NTP, here or there.",
     )
@@ -129,7 +131,7 @@ def clocks(skews: list[Skew]) -> Result:
 
 def _post(url: str, skews: list[Skew], **options: object) -> requests.Response:
     answer = requests.post(url, timeout=TIMEOUT_SECONDS, allow_redirects=False, **options)  # pyright: ignore[reportArgumentType] (passed on as they are)
-    # There are servers without a clock, and dates that are none.
+    # Some servers send no Date, and some send a wrong one.
     with suppress(KeyError, ValueError):
         skews.append(Skew(url, parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()))
     return answer
