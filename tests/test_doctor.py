@@ -336,8 +336,20 @@ def answering(fake_scout: FakeScout, attribute: str, value: object) -> Iterator[
 @pytest.mark.parametrize(
     ("attribute", "value", "title", "says", "fix"),
     [
-        ("clock_ahead", timedelta(minutes=10), "clock", "this machine's clock is (599|600) s behind that of ", "by NTP"),
-        ("clock_ahead", -timedelta(minutes=10), "clock", "this machine's clock is (600|601) s ahead of that of ", "by NTP"),
+        (
+            "clock_ahead",
+            timedelta(minutes=10),
+            "clock",
+            "this machine's clock is (599|600) s behind that of ",
+            "by NTP",
+        ),
+        (
+            "clock_ahead",
+            -timedelta(minutes=10),
+            "clock",
+            "this machine's clock is (600|601) s ahead of that of ",
+            "by NTP",
+        ),
         (
             "token_answer",
             (401, {"error": "invalid_client"}),
@@ -345,7 +357,13 @@ def answering(fake_scout: FakeScout, attribute: str, value: object) -> Iterator[
             r"/token does not know this client id, or the secret is wrong \(invalid_client\)\.$",
             "copy SCOUT_CLIENT_ID and SCOUT_CLIENT_SECRET again",
         ),
-        ("token_answer", (400, {"error": "invalid_scope"}), "token endpoint", "refuses: 'invalid_scope'", "ask the people"),
+        (
+            "token_answer",
+            (400, {"error": "invalid_scope"}),
+            "token endpoint",
+            "refuses: 'invalid_scope'",
+            "ask the people",
+        ),
         ("token_answer", (404, []), "token endpoint", "answers 404 without a token", "is SCOUT_TOKEN_URL right"),
         ("token_answer", (200, "hello"), "token endpoint", "answers 200 without a token", "is SCOUT_TOKEN_URL right"),
         ("export_status", 401, "gateway", r"refuses the token \(401\)", "belong together"),
