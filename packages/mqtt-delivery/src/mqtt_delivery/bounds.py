@@ -1,4 +1,4 @@
-"""How large a message may be: what one device sends must not cost the others memory or time."""
+"""How large messages may be: what one device sends must not cost the others memory or time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,43 @@ from paho.mqtt.client import MQTTMessage
 from mqtt_delivery.acknowledgements import Delivery
 from mqtt_delivery.dead_letters import DeadLetter, shortened_topic
 
+# What a message and one of its user properties take in memory beside their content, measured roughly.
+MESSAGE_BYTES = 2048
+USER_PROPERTY_BYTES = 200
+# The least that a user property takes in a packet (MQTT 5.0, 2.2.2.2): so many bytes for one.
+PACKED_USER_PROPERTY_BYTES = 5
+# Less is not worth a new connection.
+LEAST_HELD_BYTES = 8 * 2**20
+
 
 @dataclass(frozen=True)
 class Bounds:
     """What a message must keep to.
 
     Attributes:
+        receive_maximum: How many messages the broker sends ahead of their acknowledgements.
+        packet_bytes: The length of its packet.
         topic_bytes: The length of its topic, in bytes of UTF-8.
         user_properties: How many user properties it has.
     """
 
+    receive_maximum: int
+    packet_bytes: int
     topic_bytes: int
     user_properties: int
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that messages may take: as much as a broker can fill that keeps to Receive Maximum."""
+        user_properties = min(self.user_properties, self.packet_bytes // PACKED_USER_PROPERTY_BYTES)
+        largest = MESSAGE_BYTES + self.packet_bytes + user_properties * USER_PROPERTY_BYTES
+        return max(LEAST_HELD_BYTES, self.receive_maximum * largest)
+
+    def bytes_of(self, message: MQTTMessage) -> int:
+        """About how much memory a message takes, in bytes, once ``refusal`` has seen it."""
+        fields: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
+        content = sum(len(name) + len(value) + USER_PROPERTY_BYTES for name, value in fields)
+        return MESSAGE_BYTES + len(message._topic) + len(message.payload) + content  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
 
     def refusal(self, message: MQTTMessage) -> DeadLetter | None:
         """Why a message is a dead letter at once, with its first user properties; None if it keeps to the bounds."""

@@ -116,6 +116,8 @@ class Connection(logging.Logger):
 
     def cut(self) -> None:
         """Ends the connection, to be opened again: then the broker sends again what was not acknowledged."""
+        # It is not lost.
+        self._established = False
         connection: Any = self._client.socket()
         with suppress(OSError, AttributeError):
             # That of WebSockets is paho's own, around the other.

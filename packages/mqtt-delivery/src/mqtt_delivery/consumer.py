@@ -55,8 +55,9 @@ class Consumer:
         batch_size: How many messages go to ``handle_batch``.
         batch_seconds: How long a batch waits to fill up.
         receive_maximum: How many messages the broker sends ahead of their acknowledgements, 1 to 65,535 (MQTT 5.0,
-            3.1.2.11.3). It bounds all that waits here. By MQTT 3.1.1 a broker does not know it: what is more is left to
-            it, until it sends that again on a new connection.
+            3.1.2.11.3). It bounds all that waits here. Some brokers do not keep to it, and MQTT 3.1.1 does not have it:
+            what takes more memory than so many messages of ``maximum_packet_size``, and 8 MiB, is left to the broker,
+            until it sends that again on a new connection.
         maximum_packet_size: The largest packet that the broker sends, in bytes (MQTT 5.0, 3.1.2.11.4). It does not send
             a larger message, and takes it for delivered.
         maximum_topic_bytes: A message with a longer topic becomes a dead letter at once.
@@ -123,7 +124,7 @@ class Consumer:
         self._keys = None if silent_seconds is None else KeysHeard(silent_seconds)
         self._publishes = AcknowledgedPublishes(client)
         self._patience = Patience(self._acknowledgements, wait, retry_seconds, hold_up_seconds)
-        self._bounds = Bounds(maximum_topic_bytes, maximum_user_properties)
+        self._bounds = Bounds(receive_maximum, maximum_packet_size, maximum_topic_bytes, maximum_user_properties)
         processor = Processor(
             client,
             handle,
@@ -146,8 +147,7 @@ class Consumer:
             client,
             # With both, each message would come twice.
             (shared, topic_filter) if consumers > 1 else (topic_filter, shared),
-            receive_maximum,
-            maximum_packet_size,
+            self._bounds,
             session_expiry_seconds,
             retain_handling,
             heartbeat,
@@ -266,8 +266,9 @@ class Consumer:
 
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
         topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
-        delivery = Delivery(message, topic)
-        delivery.dead_letter = self._bounds.refusal(message)
+        refusal = self._bounds.refusal(message)
+        delivery = Delivery(message, topic, self._bounds.bytes_of(message))
+        delivery.dead_letter = refusal
         if self._acknowledgements.arrived(delivery):
             key = self._key_of(delivery)
             if self._keys is not None:

@@ -14,6 +14,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
+from mqtt_delivery.bounds import Bounds
 from mqtt_delivery.connection import Connection, reason
 from mqtt_delivery.heartbeat import SILENCE_SECONDS, UNHEALTHY_SECONDS, Heartbeat
 from mqtt_delivery.publishing import AcknowledgedPublishes
@@ -37,8 +38,7 @@ class Session:
     Args:
         client: Its callbacks are taken.
         filters: What it subscribes to, and what the session may still be subscribed to and should no longer be.
-        receive_maximum: How many messages the broker sends ahead of their acknowledgements.
-        maximum_packet_size: The largest packet that the broker sends, in bytes.
+        bounds: What the broker is told to keep to.
         expiry_seconds: How long the broker keeps what comes while nobody is connected.
         retain_handling: Retain Handling of the subscription (MQTT 5.0, 3.8.3.1).
         heartbeat: Whether it sends itself messages when no others come.
@@ -54,8 +54,7 @@ class Session:
         self,
         client: mqtt.Client,
         filters: tuple[str, str],
-        receive_maximum: int,
-        maximum_packet_size: int,
+        bounds: Bounds,
         expiry_seconds: int,
         retain_handling: int,
         heartbeat: bool,
@@ -68,12 +67,12 @@ class Session:
     ) -> None:
         self._client = client
         self._filter, self._former_filter = filters
-        self._receive_maximum = receive_maximum
-        self._maximum_packet_size = maximum_packet_size
+        self._bounds = bounds
+        self._most_held_bytes = bounds.held_bytes
         self._expiry_seconds = expiry_seconds
         self._retain_handling = retain_handling
         self._mqtt_5 = client.protocol == mqtt.MQTTv5
-        # MQTT 3.1.1: more came than is taken, so all that comes is left to the next connection.
+        # More came than the broker was told to send ahead: all that comes is left to the next connection.
         self._overflowed = self._said_overflow = False
         self._wants_heartbeat = heartbeat
         self._publishes = publishes
@@ -150,8 +149,8 @@ class Session:
         if self._mqtt_5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = self._expiry_seconds
-            properties.ReceiveMaximum = self._receive_maximum
-            properties.MaximumPacketSize = self._maximum_packet_size
+            properties.ReceiveMaximum = self._bounds.receive_maximum
+            properties.MaximumPacketSize = self._bounds.packet_bytes
             self._client.connect_async(host, port, keepalive_seconds, clean_start=False, properties=properties)
         else:
             self._client.connect_async(host, port, keepalive_seconds)
@@ -181,7 +180,7 @@ class Session:
         if time.monotonic() - self._last_event > LEAVE_SECONDS:
             what = f"{self._heartbeat.topic} did not come back" if self._subscribed else "the broker did not answer"
             raise LeaveError(f"{what} within {LEAVE_SECONDS:g} s")
-        if not self._subscribed or self._unsubscribing:
+        if not self._subscribed or self._unsubscribing or self._overflowed:
             return False
         if self._marked_after is not None and not self._heartbeat.is_back:
             return False
@@ -305,7 +304,7 @@ class Session:
         for reason_code in reason_codes:
             if reason_code.is_failure:
                 log.error("the broker does not unsubscribe %s: %s", topic_filter, reason(reason_code, properties))
-        if self._overflowed and not self._acknowledgements.count:
+        if self._has_room_again():
             self._connection.cut()
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
@@ -344,19 +343,19 @@ class Session:
         return not self._mqtt_5 and message.retain and self._retain_handling == NO_RETAINED
 
     def _is_too_much(self) -> bool:
-        if not self._mqtt_5 and not self._overflowed and self._acknowledgements.count >= self._receive_maximum:
+        if not self._overflowed and self._acknowledgements.held_bytes > self._most_held_bytes:
             self._overflowed = True
             if not self._said_overflow:
-                log.warning(
-                    "the broker sends more than %d messages ahead; it gets to send the rest again",
-                    self._receive_maximum,
-                )
+                log.warning("over %d MiB wait: the broker gets to send the rest again", self._most_held_bytes >> 20)
                 self._said_overflow = True
         return self._overflowed
 
+    def _has_room_again(self) -> bool:
+        return self._overflowed and self._acknowledgements.held_bytes <= self._most_held_bytes // 4
+
     def acknowledged(self) -> None:
-        """Has the broker send what was left to it, once all is acknowledged that came before."""
-        if self._overflowed and not self._acknowledgements.count:
+        """Has the broker send what was left to it, once there is room for it."""
+        if self._has_room_again() and not self._unsubscribing:
             # It answers this after it has read the acknowledgements.
             self._unsubscribe(self._former_filter)
 
