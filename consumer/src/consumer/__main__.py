@@ -19,23 +19,11 @@ def new_consumer(settings: Settings, client_id: str, username: str = "") -> Cons
         settings.new_consumer_client(client_id, username or settings.mqtt_consumer_username),
         settings.topic_filter,
         echo.take,
-        workers=settings.workers,
-        retry_seconds=settings.retry_seconds,
-        reject=(ValueError,),
-        receive_maximum=settings.queue_size,
-        maximum_packet_size=settings.mqtt_max_packet_size,
-        maximum_topic_bytes=settings.max_topic_bytes,
-        maximum_user_properties=settings.max_user_properties,
         handle_batch=echo.take_batch,
-        batch_size=settings.batch_size,
-        batch_seconds=settings.batch_seconds,
-        consumers=settings.consumers,
-        share_name=settings.share_name,
         message_id=message_id,
-        remembered_ids=settings.remembered_ids,
         made_at=made_at,
-        silent_seconds=settings.silent_seconds,
-        heartbeat=settings.mqtt_heartbeat,
+        reject=(ValueError,),
+        **settings.delivery,
     )
 
 
@@ -49,8 +37,7 @@ def main() -> int:
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("consumer")
     # No span around the hand-over to a worker: mqtt-delivery opens it around the work.
-    envelope = settings.json_envelope(settings.topic_filter)
-    PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, **settings.trust, process_spans=False, json_envelope=envelope)
+    PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, **settings.propagation, process_spans=False)
     RequestsInstrumentor().instrument()
     broker = settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS
     if leaving:

@@ -1,7 +1,6 @@
-"""Publishes the readings of a fleet of simulated sensors, each in a trace of its own.
+"""Publishes the readings of simulated sensors, each in a trace of its own; mqtt-delivery keeps what is not taken yet.
 
-The instrumentation opens a span for each publish, writes its context into the message's MQTT 5 user properties, and
-closes it when the broker has acknowledged the message. Until then mqtt-delivery keeps the reading.
+The instrumentation opens a span for each publish, and ends it when the broker has acknowledged the message.
 """
 
 import argparse
@@ -9,8 +8,6 @@ import json
 import logging
 import time
 
-from opentelemetry import baggage
-from opentelemetry.context import attach, detach
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.trace import Span, format_trace_id
 from paho.mqtt.properties import Properties
@@ -19,7 +16,7 @@ from mqtt_delivery import Publisher
 from producer.sensor import Sensor
 from producer.settings import Settings
 from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
-from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
+from telemetry import AS_IN_THE_GUIDE, carrying_baggage, setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
 
@@ -39,11 +36,8 @@ def print_trace_id(span: Span, topic: str, payload: bytes, properties: Propertie
 
 def publish_reading(publisher: Publisher, sensor: Sensor, settings: Settings) -> None:
     """Publishes a sensor's next reading; baggage tells everyone on its way, as far as echo, where it comes from."""
-    token = attach(baggage.set_baggage("site.id", settings.site_id, baggage.set_baggage("sensor.id", sensor.device_id)))
-    try:
+    with carrying_baggage({"sensor.id": sensor.device_id, "site.id": settings.site_id}):
         publisher.publish(sensor.topic, sensor.read())
-    finally:
-        detach(token)
 
 
 def run_fleet(publisher: Publisher, settings: Settings, stop: StopSignal) -> None:

@@ -2,26 +2,22 @@
 
 from pathlib import Path
 from secrets import token_hex
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
 import paho.mqtt.client as mqtt
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
-from service import BrokerSettings, Port
+from service.device import DeviceSettings
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, _ . or -")]
 
 
-class Settings(BrokerSettings):
+class Settings(DeviceSettings):
     """Each field is the environment variable of the same name in capitals."""
 
     mqtt_producer_username: str = "producer"
     mqtt_producer_password: SecretStr = SecretStr("producer-secret")
     mqtt_producer_client_id: str = ""
-    mqtt_client_certificates: bool = Field(default=False, description="1 or 0")
-    mqtt_device_port: Port = 8883
-    mqtt_device_certificates: Path = Field(default=Path("/certificates/devices"), description="a folder")
-    mqtt_protocol: Literal["5", "3.1.1"] = Field(default="5", description="5 or 3.1.1")
     devices: int = Field(default=3, ge=1, le=100_000, description="a number of sensors, 1 to 100000")
     interval_seconds: float = Field(
         default=2.0, ge=0.01, le=86_400, description="the seconds between two readings of a sensor, 0.01 to 86400"
@@ -35,24 +31,10 @@ class Settings(BrokerSettings):
 
     def new_producer_client(self, ending: str = "") -> mqtt.Client:
         """Makes a client that logs in as the producer; its id ends like this."""
-        username = self.mqtt_producer_username
-        certificate = self.mqtt_device_certificates / f"{username}.pem" if self.mqtt_client_certificates else None
-        password, mqtt_5 = self.mqtt_producer_password, self.mqtt_protocol == "5"
         client_id = (self.mqtt_producer_client_id or f"producer-{token_hex(4)}") + ending
-        return self.new_client(client_id, username, password, certificate=certificate, mqtt_5=mqtt_5)
-
-    @property
-    def broker(self) -> tuple[str, int]:
-        """Host and port where devices come in."""
-        return self.mqtt_host, self.mqtt_device_port if self.mqtt_client_certificates else self.mqtt_port
+        return self.new_device_client(client_id, self.mqtt_producer_username, self.mqtt_producer_password)
 
     @property
     def resource(self) -> dict[str, str]:
         """Resource attributes: on which device this runs. Its sensors are many, so each is named on its spans."""
         return {"device.id": self.device_id, "fleet.id": self.fleet_id, "site.id": self.site_id}
-
-    @model_validator(mode="after")
-    def _shows_its_certificate_over_tls(self) -> Self:
-        if self.mqtt_client_certificates and not self.mqtt_tls:
-            raise ValueError("MQTT_CLIENT_CERTIFICATES is 1, which needs MQTT_TLS=1")
-        return self

@@ -7,12 +7,14 @@ them; this module adds the stack's defaults, and a shutdown that flushes and can
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from opentelemetry import metrics, trace
+from opentelemetry import baggage, metrics, trace
 from opentelemetry._logs import get_logger_provider
+from opentelemetry.context import attach, detach, get_current
 from opentelemetry.distro import OpenTelemetryConfigurator, OpenTelemetryDistro
 from opentelemetry.instrumentation.logging import LoggingInstrumentor
 from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
@@ -108,6 +110,19 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+@contextmanager
+def carrying_baggage(entries: Mapping[str, str]) -> Iterator[None]:
+    """Gives baggage to what is begun inside: it travels with the trace, to everyone on its way."""
+    context = get_current()
+    for name, value in entries.items():
+        context = baggage.set_baggage(name, value, context)
+    token = attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 def shutdown_telemetry(timeout_seconds: float = 3.0) -> None:
