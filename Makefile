@@ -43,7 +43,7 @@ $(VENV)/dev: $(VENV)/ready requirements/dev.txt
 	@touch $@
 
 ##@ run
-up: $(VENV)/ready ## Start the stack; RUNTIME=docker or local
+up: $(VENV)/ready ## Start the stack; RUNTIME=docker, local, kubernetes
 	@$(STACK) up
 
 down: $(VENV)/ready ## Stop the stack (PART=consumer for one part)

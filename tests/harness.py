@@ -122,7 +122,7 @@ class Stack:
         self.viewer = Viewer(self.settings.viewer_port)
         self._whole: set[str] = set()
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a command of the stack, as ``make`` does."""
         return subprocess.run(
             [sys.executable, *self.program, *arguments],
@@ -130,7 +130,7 @@ class Stack:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds,
             check=False,
         )
 

@@ -26,12 +26,16 @@ LOAD = ". ./env.sh"
 
 ACCOUNT = "it needs an account at Scout or Azure"
 DOCKER = "the backend needs Docker: tests/test_docker.py"
+CLUSTER = "it needs a cluster: tests/test_kubernetes.py"
+KIND = "it needs kind"
 # The blocks that cannot be run here: page and first line, and why.
 NOT_RUN = {
     ("docs/scout.md", "cp .env.example .env   # then fill in the four SCOUT_* values"): ACCOUNT,
     ("docs/backends/azure-monitor.md", "export APPLICATIONINSIGHTS_CONNECTION_STRING='...'"): ACCOUNT,
     ("docs/backends/jaeger.md", "make up RUNTIME=docker BACKENDS=jaeger"): DOCKER,
     ("docs/backends/grafana.md", "make up RUNTIME=docker BACKENDS=grafana"): DOCKER,
+    ("docs/kubernetes.md", "kind create cluster"): KIND,
+    ("docs/kubernetes.md", ""): CLUSTER,
     ("docs/your-own-service.md", "pip install "): "it installs into an environment that is not the stack's",
 }
 # Those that are to find something wrong: page and first line, and what they say.

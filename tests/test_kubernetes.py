@@ -18,9 +18,12 @@ import jsonschema_rs
 import kubernetes_validate
 import pytest
 import yaml
+from test_documents import CLUSTER, NOT_RUN, listed, sh_blocks, shell
 
-from harness import eventually, is_whole
+from harness import Stack, eventually, is_whole
 from ledger import PROCESSED, RECEIVING, Publisher
+from stack.kubernetes import KubernetesRuntime
+from stack.local import port_is_free
 from stack.parts import consumer_names
 from stack.services import new_services
 from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES, Settings
@@ -28,6 +31,7 @@ from stack.viewer import Viewer
 from test_docker import SERVICES
 
 KUBERNETES = ROOT / "kubernetes"
+PAGE = ROOT / "docs" / "kubernetes.md"
 TOOLS = KUBERNETES / "tools"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator"
 COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
@@ -45,6 +49,7 @@ VERSIONS = ("1.34", "1.37")
 WORKLOADS = ("Deployment", "StatefulSet")
 # Made by a platform's own means, in production.
 OF_THE_CLUSTER = {"scout", "mosquitto-tls", "mqtt-producer", "mqtt-consumer", "mqtt-operator"}
+OF_THE_CLUSTER |= {f"mqtt-{service.name}" for service in new_services()}
 # In the other runtimes the tool behind `make` does what it does.
 SESSIONS = "sessions"
 # Open only where they are asked for: by COLLECTOR_EXTRAS, MQTT_CLIENT_CERTIFICATES, and the component `prometheus`.
@@ -264,6 +269,7 @@ def test_a_secret_reaches_only_the_pods_that_need_it(resources: list[Resource]) 
         "mqtt-operator": {"mosquitto"},
         "scout": {"collector", "issuer"},
     }
+    expected |= {f"mqtt-{service.name}": {"mosquitto"} for service in new_services()}
     there = pods(resources).keys()
     assert holders == {secret: names & there for secret, names in expected.items() if names & there}
 
@@ -348,6 +354,14 @@ def test_the_broker_is_asked_for_its_health_as_in_its_container() -> None:
     checked = SERVICES["mosquitto"]["healthcheck"]["test"].replace("$$", "$")
     one = container(pods(base())["mosquitto"])
     assert all(one[probe]["exec"]["command"] == ["sh", "-c", checked] for probe in PROBES)
+
+
+def test_the_broker_knows_each_user_that_its_files_name() -> None:
+    named = set(re.findall("@(MQTT_[A-Z0-9_]+_USERNAME)@", (ROOT / "mosquitto" / "acl").read_text()))
+    secrets = of_kind(base(), "Secret")
+    sources = container(pods(base())["mosquitto"])["envFrom"]
+    given = {name for source in sources for name in secrets[source["secretRef"]["name"]]["data"]}
+    assert named | {name.replace("USERNAME", "PASSWORD") for name in named} == given
 
 
 def test_each_configuration_file_has_one_source() -> None:
@@ -627,3 +641,85 @@ class TestOnACluster:
         with forwarded("viewer", 8000) as port:
             viewer = Viewer(port)
             eventually(lambda: (spans := viewer.trace(trace_id)) and is_whole(spans))
+
+
+@pytest.fixture(scope="class")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack as `make up RUNTIME=kubernetes` starts it, at ports of its own while a command runs."""
+    assert not kubectl("get", "namespace", "mqtt-tracing").stdout, "a stack runs in this cluster"
+    stack = Stack(tmp_path_factory.mktemp("run"), RUNTIME="kubernetes", INTERVAL_SECONDS="1")
+    try:
+        done = stack.run("up", seconds=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield stack
+    finally:
+        done = stack.run("down", seconds=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not kubectl("get", "namespace", "mqtt-tracing").stdout
+    assert "the stack is not up" in stack.run("verify").stderr
+
+
+class TestMake:
+    pytestmark = needs_cluster
+
+    def test_each_part_is_shown_and_healthy(self, made: Stack) -> None:
+        eventually(lambda: made.run("ps").stdout.count("healthy") == len(pods(base())), 60)
+        assert "processed reading" in made.run("logs", "consumer").stdout
+
+    def test_a_reading_is_one_trace_and_is_shown(self, made: Stack) -> None:
+        done = made.run("verify")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "One reading, one trace" in done.stdout
+        assert "publish sensors/" in made.run("trace").stdout
+
+    def test_the_doctor_finds_nothing(self, made: Stack) -> None:
+        done = made.run("doctor")
+        assert "All is well." in done.stdout, done.stdout + done.stderr
+
+    def test_it_ends_its_port_forwards(self, made: Stack) -> None:
+        assert all(map(port_is_free, made.settings.ports().values()))
+
+    def test_settings_reach_the_pods(self, made: Stack) -> None:
+        variables = KubernetesRuntime(made.settings).environment("producer")
+        assert variables["INTERVAL_SECONDS"] == "1"
+        assert variables["MQTT_PRODUCER_PASSWORD"] == "producer-secret"
+
+    def test_a_part_that_is_stopped_is_named_and_comes_back(self, made: Stack) -> None:
+        assert made.run("down", "echo").returncode == 0
+        done = made.run("verify")
+        assert done.returncode == 1
+        assert "broken at consumer → HTTP" in done.stderr
+        done = made.run("up", seconds=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert made.run("verify").returncode == 0
+
+    def test_what_is_a_component_is_refused(self, made: Stack) -> None:
+        done = Stack(made.settings.run_dir, **made.values | {"MQTT_TLS": "1"}).run("up")
+        assert done.returncode == 1
+        assert "RUNTIME is kubernetes, where MQTT_TLS cannot be set" in done.stderr
+
+
+@pytest.mark.kubernetes
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    stack.environment["RUNTIME"] = ""
+    run = shell(stack, tmp_path)
+    for block in sh_blocks(PAGE.read_text()):
+        if listed(NOT_RUN, PAGE, block) == CLUSTER:
+            done = run(block)
+            assert done.returncode == 0, f"{block}{done.stdout}{done.stderr}"
+    assert not kubectl("get", "namespace", "mqtt-tracing").stdout
+
+
+@pytest.mark.kubernetes
+def test_a_cluster_elsewhere_is_not_touched_unasked(tmp_path: Path) -> None:
+    away = {"name": "away", "cluster": {"server": "https://192.0.2.1:6443"}}
+    context = {"name": "production", "context": {"cluster": "away", "user": "nobody"}}
+    config = {"current-context": "production", "clusters": [away], "contexts": [context], "users": [{"name": "nobody"}]}
+    (tmp_path / "config").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config}))
+    stack = Stack(tmp_path / "run", RUNTIME="kubernetes")
+    stack.environment["KUBECONFIG"] = str(tmp_path / "config")
+    done = stack.run("up")
+    assert done.returncode == 1
+    assert "production is the cluster at https://192.0.2.1:6443, not one of this machine" in done.stderr

@@ -112,6 +112,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(workspace: Workspace) -> None:
     of_workspace = ["new_services", "service_settings", "docker"]
     files = ["alerter/tests", "web-alerter/tests", *(f"tests/test_{name}.py" for name in of_workspace)]
+    # In Kubernetes the broker knows their users.
+    secrets = "test_a_secret_reaches_only_the_pods_that_need_it"
+    files += [f"tests/test_kubernetes.py::{secrets}[base]"]
     # Images are built elsewhere: here no engine answers.
     done = workspace.run(
         ".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere"
@@ -123,6 +126,7 @@ def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(works
     for name in ("alerter", "web-alerter"):
         assert f"tests/test_new_services.py::{TRACED}[{name}]" in passed
         assert f"tests/test_docker.py::test_a_container_can_do_no_more_than_it_needs[{name}]" in passed
+    assert f"tests/test_kubernetes.py::{secrets}[base]" in passed
     assert any("web_alerter.settings-WEB_ALERTER_URL=nonsense" in test for test in passed)
 
 

@@ -50,7 +50,7 @@ def test_with_all_four_values_the_local_scout_stays_off(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("RUNTIME", "podman", "docker or local"),
+        ("RUNTIME", "podman", "docker, local or kubernetes"),
         ("MQTT_PORT", "70000", "a TCP port, 1 to 65535"),
         ("MQTT_PRODUCER_USERNAME", "a:b", "1 to 64 letters, digits, _ . or -"),
         ("DEVICES", "0", "a number of sensors, 1 to 100000"),

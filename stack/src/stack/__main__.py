@@ -8,14 +8,12 @@ from pathlib import Path
 
 from service import load_settings
 from stack import build
-from stack.backends import backend_pages
 from stack.console import console, errors, exit_code
 from stack.environment import check_settings
 from stack.errors import StackError
 from stack.local import LocalRuntime
-from stack.part import local_url
 from stack.parts import consumer_names, local_parts
-from stack.runtimes import alone, choose_runtime, running_runtime, runtimes
+from stack.runtimes import alone, choose_runtime, reached_runtime, running_runtime, runtimes
 from stack.settings import BACKENDS, LOADED, MOST_CONSUMERS, ROOT, Settings
 
 LOG_LINES = 20
@@ -30,14 +28,7 @@ def up(settings: Settings) -> None:
         runtime = choose_runtime(settings)
         runtime.up()
         runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
-    scout = local_url(settings.viewer_port, "/traces") if settings.local_scout else settings.scout_otlp_endpoint
-    pages = {
-        "Traces": str(scout),
-        **backend_pages(settings),
-        "Echo": local_url(settings.echo_port, "/docs"),
-        "Broker": settings.broker_address,
-        "Next": "make verify",
-    }
+    pages = {**runtime.pages(), "Next": "make verify"}
     for name, address in pages.items():
         console.print(f"{name + ':':<11} {address}")
 
@@ -155,23 +146,24 @@ def main() -> int | None:
         case "verify":
             from stack.verify import verify
 
-            return verify(running_runtime(settings), settings, arguments.backend)
+            with reached_runtime(settings) as runtime:
+                return verify(runtime, settings, arguments.backend)
         case "trace":
             from stack.show import show
 
-            running_runtime(settings)
-            show(settings, arguments.id)
+            with reached_runtime(settings):
+                show(settings, arguments.id)
         case "watch":
             from stack.show import watch
 
-            running_runtime(settings)
             # Ctrl-C is the way to end it.
-            with suppress(KeyboardInterrupt):
+            with reached_runtime(settings), suppress(KeyboardInterrupt):
                 watch(settings)
         case "doctor":
             from stack.doctor import doctor
 
-            return doctor(running_runtime(settings), settings)
+            with reached_runtime(settings) as runtime:
+                return doctor(runtime, settings)
         case "prepare":
             build.prepare(settings, arguments.for_tests)
     return None

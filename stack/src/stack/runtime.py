@@ -3,10 +3,14 @@
 import re
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
+from stack.backends import backend_pages
 from stack.console import console
 from stack.errors import StackError
+from stack.part import local_url
 from stack.settings import Settings
 from stack.tree import printable
 
@@ -43,7 +47,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def down(self) -> None:
-        """Stops everything that runs; the broker's messages and the issuer's key stay.
+        """Stops everything that runs; the broker's messages and the issuer's key stay, but in Kubernetes.
 
         Raises:
             StackError: If something of it goes on; names it.
@@ -86,6 +90,21 @@ class Runtime(ABC):
     @abstractmethod
     def authority(self) -> str:
         """The certificate, as PEM, of the authority that signed the broker's."""
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Meanwhile the parts listen where the settings say."""
+        yield
+
+    def pages(self) -> dict[str, str]:
+        """What a user may open, by name."""
+        scout = self._settings.scout_otlp_endpoint
+        return {
+            "Traces": local_url(self._settings.viewer_port, "/traces") if self._settings.local_scout else str(scout),
+            **backend_pages(self._settings),
+            "Echo": local_url(self._settings.echo_port, "/docs"),
+            "Broker": self._settings.broker_address,
+        }
 
     def away(self) -> dict[str, str]:
         """The unhealthy parts, each with its state, and with the reason if its log has one."""

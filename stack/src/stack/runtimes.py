@@ -1,4 +1,4 @@
-"""The two runtimes, and the choice between them."""
+"""The runtimes, and the choice between them."""
 
 import fcntl
 import os
@@ -9,14 +9,15 @@ from pathlib import Path
 from stack.console import console
 from stack.docker import DockerRuntime, engine_answers
 from stack.errors import StackError
+from stack.kubernetes import KubernetesRuntime
 from stack.local import LocalRuntime
 from stack.runtime import Runtime
 from stack.settings import Settings
 
 
 def runtimes(settings: Settings) -> list[Runtime]:
-    """Both runtimes."""
-    return [LocalRuntime(settings), DockerRuntime(settings)]
+    """All runtimes."""
+    return [LocalRuntime(settings), DockerRuntime(settings), KubernetesRuntime(settings)]
 
 
 def choose_runtime(settings: Settings) -> Runtime:
@@ -24,16 +25,16 @@ def choose_runtime(settings: Settings) -> Runtime:
 
     Says which, where it was not asked.
     """
-    local, docker = runtimes(settings)
+    local, docker, kubernetes = runtimes(settings)
     if settings.runtime is not None:
-        return docker if settings.runtime == docker.name else local
-    if local.running():
-        chosen, reason = local, "the stack runs there"
+        return {runtime.name: runtime for runtime in (local, docker, kubernetes)}[settings.runtime]
+    if running := next((runtime for runtime in (local, kubernetes) if runtime.running()), None):
+        chosen, reason = running, "the stack runs there"
     elif engine_answers():
         chosen, reason = docker, "a Docker engine answers"
     else:
         chosen, reason = local, "no Docker engine answers"
-    console.print(f"Runtime: {chosen.name} ({reason}; RUNTIME=docker or RUNTIME=local overrides this).")
+    console.print(f"Runtime: {chosen.name} ({reason}; RUNTIME=docker, local or kubernetes overrides this).")
     return chosen
 
 
@@ -47,6 +48,18 @@ def running_runtime(settings: Settings) -> Runtime:
         if settings.runtime in (None, runtime.name) and runtime.running():
             return runtime
     raise StackError("the stack is not up; start it with `make up`")
+
+
+@contextmanager
+def reached_runtime(settings: Settings) -> Iterator[Runtime]:
+    """The runtime that this stack runs in, for what talks to the parts.
+
+    Raises:
+        StackError: If it does not run, or the parts cannot be reached.
+    """
+    runtime = running_runtime(settings)
+    with runtime.reached():
+        yield runtime
 
 
 @contextmanager

@@ -83,7 +83,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore")
 
-    runtime: Literal["docker", "local"] | None = Field(default=None, description="docker or local")
+    runtime: Literal["docker", "local", "kubernetes"] | None = Field(
+        default=None, description="docker, local or kubernetes"
+    )
     run_dir: Path = Field(default=ROOT / ".run", description="a folder for logs and state")
 
     broker: Literal["mosquitto", "external"] = Field(

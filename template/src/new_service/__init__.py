@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,15 +21,16 @@ from stack.parts import consumer_names
 from stack.services import Service
 from stack.settings import MOST_CONSUMERS, ROOT, Settings
 
-# New entries go before these lines of docker-compose.yml.
-INCLUDES = "  # `make new-service` adds its services here.\n"
-USERS = "      # `make new-service` adds its users here.\n"
+COMPOSE, SECRETS, BROKER = "docker-compose.yml", "kubernetes/base/kustomization.yaml", "kubernetes/base/mosquitto.yaml"
+# New entries go before these lines.
+INCLUDES = "# `make new-service` adds its services here.\n"
+USERS = "# `make new-service` adds its users here.\n"
 # Folders of tests.
 TESTS = ("tests", "*/tests", "*/*/tests")
 
 
 def new_service(name: str, answers: Mapping[str, str]) -> None:
-    """Makes a service's folder, and adds it to Compose, the broker's ACL, ``.env.example`` and the lock files.
+    """Makes a service's folder, and adds it to Compose, the broker's users, ``.env.example`` and the lock files.
 
     The local runtime, the tests and the linters find the folder by themselves.
 
@@ -44,15 +46,23 @@ def new_service(name: str, answers: Mapping[str, str]) -> None:
         raise StackError("NAME is not set; it is the name of the service, as in make new-service NAME=alerter")
     service = Service(name, {})
     _check_free(service)
-    compose = (ROOT / "docker-compose.yml").read_text()
-    for marker in (INCLUDES, USERS):
-        if marker not in compose:
-            raise StackError(f"docker-compose.yml lacks the line {marker.strip()!r}, which shows where a service goes")
-    chosen = _copy({**answers, "name": name})
     username, password = service.user
-    compose = compose.replace(INCLUDES, f"  - {name}/compose.yml\n{INCLUDES}")
-    users = f"      {username}: ${{{username}:-{name}}}\n      {password}: ${{{password}:-{name}-secret}}\n"
-    (ROOT / "docker-compose.yml").write_text(compose.replace(USERS, users + USERS))
+    secret = f"mqtt-{name}"
+    added = {
+        (COMPOSE, INCLUDES): f"- {name}/compose.yml\n",
+        (COMPOSE, USERS): f"{username}: ${{{username}:-{name}}}\n{password}: ${{{password}:-{name}-secret}}\n",
+        (SECRETS, USERS): f"- name: {secret}\n  literals: [{username}={name}, {password}={name}-secret]\n"
+        "  options:\n    labels: {app.kubernetes.io/component: broker}\n",
+        (BROKER, USERS): f"- secretRef: {{name: {secret}}}\n",
+    }
+    for file, marker in added:
+        if marker not in (ROOT / file).read_text():
+            raise StackError(f"{file} lacks the line {marker.strip()!r}, which shows where a service goes")
+    chosen = _copy({**answers, "name": name})
+    for (file, marker), lines in added.items():
+        text = (ROOT / file).read_text()
+        indent = re.findall(f"^( *){re.escape(marker)}", text, re.M)[0]
+        (ROOT / file).write_text(text.replace(indent + marker, textwrap.indent(lines, indent) + indent + marker))
     _append(ROOT / "mosquitto" / "acl", _acl(service, chosen))
     _append(ROOT / ".env.example", _variables(service, chosen))
     # The order of imports and the line breaks depend on the name.
