@@ -17,6 +17,8 @@ SYSTEM_VARIABLES = frozenset(
     | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 )
+# What the images of the services set too. With a heap for each thread, glibc keeps twice the memory after a flood.
+PROCESS_DEFAULTS = {"MALLOC_ARENA_MAX": "1"}
 # Milliseconds. The specification's defaults are 5 s for spans and 60 s for metrics; here somebody is watching.
 TELEMETRY_DEFAULTS = {
     "OTEL_BSP_SCHEDULE_DELAY": "500",
@@ -33,7 +35,7 @@ def environment_of(part: Part) -> dict[str, str]:
     if "OTEL_SERVICE_NAME" not in part.environment:
         return {**part.defaults, **read, **part.environment}
     of_sdk = {name: value for name, value in given.items() if name.startswith("OTEL_")}
-    return {**TELEMETRY_DEFAULTS, **part.defaults, **of_sdk, **read, **part.environment}
+    return {**PROCESS_DEFAULTS, **TELEMETRY_DEFAULTS, **part.defaults, **of_sdk, **read, **part.environment}
 
 
 def system_environment() -> dict[str, str]:
