@@ -4,6 +4,7 @@ The spans and the metrics are those that the instrumentation makes of one messag
 Nothing else is done: no hooks, no options, no failures, no connection that is lost.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -55,6 +56,7 @@ class ByHand:
         )
         self._tracer = trace.get_tracer("benchmark")
         self._open: dict[int, Any] = {}
+        self._noted: deque[int] = deque()
 
     def publish(self, original: Method) -> Method:
         """In the place of ``Client.publish``."""
@@ -78,13 +80,24 @@ class ByHand:
         return publish
 
     def do_on_publish(self, original: Method) -> Method:
-        """In the place of ``Client._do_on_publish``."""
+        """In the place of ``Client._do_on_publish``, where paho holds its lock: the SDK may take its time elsewhere."""
 
         def do_on_publish(client: Any, mid: int, *arguments: Any) -> Any:
-            self._acknowledged(mid)
+            self._noted.append(mid)
             return original(client, mid, *arguments)
 
         return do_on_publish
+
+    def handle_pubackcomp(self, original: Method) -> Method:
+        """In the place of ``Client._handle_pubackcomp``, which calls that one."""
+
+        def handle_pubackcomp(client: Any, *arguments: Any) -> Any:
+            result = original(client, *arguments)
+            while self._noted:
+                self._acknowledged(self._noted.popleft())
+            return result
+
+        return handle_pubackcomp
 
     def _acknowledged(self, mid: int) -> None:
         entry = self._open.pop(mid, None)

@@ -118,7 +118,7 @@ def prepare(variant: str, port: int) -> None:
         metrics.set_meter_provider(MeterProvider(metric_readers=[InMemoryMetricReader()]))
     if example is not None:
         by_hand = ByHand(*example)
-        for method in ("publish", "_do_on_publish", "_handle_on_message"):
+        for method in ("publish", "_do_on_publish", "_handle_pubackcomp", "_handle_on_message"):
             replace(method, getattr(by_hand, method.lstrip("_")))
     else:
         PahoMqttInstrumentor().instrument()
