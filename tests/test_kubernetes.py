@@ -33,10 +33,21 @@ from test_docker import SERVICES
 KUBERNETES = ROOT / "kubernetes"
 PAGE = ROOT / "docs" / "kubernetes.md"
 TOOLS = KUBERNETES / "tools"
-OPERATOR = "github.com/prometheus-operator/prometheus-operator"
+# The Go module of each operator whose resources are here, and the schemas of these in it.
+OPERATORS = {
+    "monitoring.coreos.com": (
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd/monitoring.coreos.com_{}s.yaml",
+    ),
+    "keda.sh": ("github.com/kedacore/keda/v2@v2.17.2", "config/crd/bases/keda.sh_{}s.yaml"),
+    "opentelemetry.io": (
+        "github.com/open-telemetry/opentelemetry-operator@v0.137.0",
+        "config/crd/bases/opentelemetry.io_{}s.yaml",
+    ),
+}
 COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
 # In an order that they can stand in together.
-TOGETHER = ("network-policies", "tls", "prometheus", "scout", "external-broker")
+TOGETHER = ("network-policies", "tls", "prometheus", "autoscaling", "scout", "external-broker")
 # What stands on the base: an overlay, or components.
 BUILDS: dict[str, str | tuple[str, ...]] = {
     "base": (),
@@ -47,6 +58,8 @@ BUILDS: dict[str, str | tuple[str, ...]] = {
 # The one that the tests with a cluster run on, and the newest one.
 VERSIONS = ("1.34", "1.37")
 WORKLOADS = ("Deployment", "StatefulSet")
+# The cluster has to know their resources.
+OF_OPERATORS = {"prometheus", "autoscaling", "operator"}
 # Made by a platform's own means, in production.
 OF_THE_CLUSTER = {"scout", "mosquitto-tls", "mqtt-producer", "mqtt-consumer", "mqtt-operator"}
 OF_THE_CLUSTER |= {f"mqtt-{service.name}" for service in new_services()}
@@ -122,13 +135,15 @@ def of_kind(resources: list[Resource], kind: str) -> dict[str, Resource]:
 
 
 @cache
-def operators_schema(kind: str) -> jsonschema_rs.Validator:
-    """What checks a resource of the Prometheus Operator, by its schema."""
-    command = ["go", "mod", "download", "-json", OPERATOR]
+def operators_schema(api_version: str, kind: str) -> jsonschema_rs.Validator:
+    """What checks a resource of an operator, by its schema."""
+    group, _, version = api_version.partition("/")
+    module, path = OPERATORS[group]
+    command = ["go", "mod", "download", "-json", module]
     done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=True)
-    file = Path(json.loads(done.stdout)["Dir"], f"example/prometheus-operator-crd/monitoring.coreos.com_{kind}s.yaml")
-    (version,) = yaml.safe_load(file.read_text())["spec"]["versions"]
-    schema = closed(version["schema"]["openAPIV3Schema"])
+    file = Path(json.loads(done.stdout)["Dir"], path.format(kind.lower()))
+    (found,) = [one for one in yaml.safe_load(file.read_text())["spec"]["versions"] if one["name"] == version]
+    schema = closed(found["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
     # Of the patterns that Go takes, Rust's regular expressions take more than Python's.
     return jsonschema_rs.validator_for(schema, pattern_options=jsonschema_rs.RegexOptions())
@@ -150,8 +165,8 @@ def closed(schema: Any) -> Any:
 def test_each_resource_is_one_that_kubernetes_takes(built: dict[str, list[Resource]], version: str) -> None:
     different = {json.dumps(item, sort_keys=True): item for resources in built.values() for item in resources}
     for item in different.values():
-        if item["apiVersion"].startswith("monitoring.coreos.com/"):
-            operators_schema(item["kind"].lower()).validate(item)
+        if item["apiVersion"].partition("/")[0] in OPERATORS:
+            operators_schema(item["apiVersion"], item["kind"]).validate(item)
         else:
             kubernetes_validate.validate(item, version, strict=True)
 
@@ -164,7 +179,7 @@ def test_an_unknown_field_is_refused() -> None:
     rule = {"alert": "A", "expr": "up", "label": {}}
     wrong = {"metadata": {}, "spec": {"groups": [{"name": "readings", "rules": [rule]}]}}
     with pytest.raises(jsonschema_rs.ValidationError, match="label"):
-        operators_schema("prometheusrule").validate(wrong)
+        operators_schema("monitoring.coreos.com/v1", "PrometheusRule").validate(wrong)
 
 
 def test_what_a_resource_names_is_there(resources: list[Resource]) -> None:
@@ -397,6 +412,22 @@ def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
     assert {"name": "CONSUMERS", "value": str(MOST_CONSUMERS)} in container(pods(base())[SESSIONS])["env"]
 
 
+def test_what_scales_the_consumers_asks_for_a_metric_of_theirs(built: dict[str, list[Resource]]) -> None:
+    resources = built["autoscaling"]
+    (scaled,) = of_kind(resources, "ScaledObject").values()
+    target = workloads(resources)[scaled["spec"]["scaleTargetRef"]["name"]]
+    assert target["kind"] == scaled["spec"]["scaleTargetRef"]["kind"]
+    assert "replicas" not in target["spec"]
+    # As many as there are users for, and one whose session keeps what comes.
+    assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (1, MOST_CONSUMERS)
+    (trigger,) = scaled["spec"]["triggers"]
+    schema = yaml.safe_load((ROOT / "packages/telemetry/schema/metrics.yaml").read_text())
+    known = {
+        f"{group['metric_name'].replace('.', '_')}_seconds" for group in schema["groups"] if "metric_name" in group
+    }
+    assert set(re.findall(r"mqtt_\w+", trigger["metadata"]["query"])) <= known
+
+
 def test_the_operator_s_rules_are_prometheus_s() -> None:
     (rule,) = of_kind(kustomize(str(KUBERNETES / "overlays" / "production")), "PrometheusRule").values()
     assert rule["spec"] == yaml.safe_load((ROOT / "backends/observability/prometheus/rules.yml").read_text())
@@ -579,7 +610,7 @@ class TestOnACluster:
         assert done.returncode != 0
         assert RESTRICTED in done.stderr
 
-    @pytest.mark.parametrize("component", [name for name in COMPONENTS if name != "prometheus"])
+    @pytest.mark.parametrize("component", [name for name in COMPONENTS if name not in OF_OPERATORS])
     def test_the_api_server_takes_each_component(self, cluster: Path, component: str, tmp_path: Path) -> None:
         from_here = Path(os.path.relpath(KUBERNETES, tmp_path.resolve()))
         overlay = {
