@@ -1,5 +1,6 @@
 """The stack without a broker of its own, at a Mosquitto that somebody else runs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import Stack, eventually, free_ports, mosquitto, throughout
+from stack.doctor.broker import listen
 from stack.environment import system_environment
 from stack.settings import Settings
 
@@ -56,6 +58,16 @@ def test_the_doctor_listens_there_too(guest: Stack) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "protocol: not known: the broker (BROKER=external) and its log are yours." in done.stdout
     assert "each of" in done.stdout
+
+
+def test_the_doctor_speaks_what_the_consumer_speaks(foreign_broker: Foreign, tmp_path: Path) -> None:
+    port = str(foreign_broker.port)
+    stack = Stack(tmp_path, BROKER="external", MQTT_PORT=port)
+    (tmp_path / "parts").mkdir()
+    described = {"environment": {"MQTT_PORT": port, "MQTT_CONSUMER_PROTOCOL": "3.1.1"}}
+    (tmp_path / "parts" / "consumer.json").write_text(json.dumps(described))
+    listen(stack.runtime, stack.settings)
+    assert re.search(r" as doctor-\S+ \(p2, ", foreign_broker.log.read_text())
 
 
 @contextmanager

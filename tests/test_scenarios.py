@@ -10,14 +10,20 @@ from harness import Stack, eventually
 from stack.trace import roots
 
 
-def test_mqtt_3_1_1_with_the_json_envelope_gives_connected_traces(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(MQTT_PROTOCOL="3.1.1", MQTT_JSON_ENVELOPE="1")
+# At a broker without MQTT 5 the consumer speaks 3.1.1 too.
+@pytest.mark.parametrize("of_consumer", ["5", "3.1.1"])
+def test_mqtt_3_1_1_with_the_json_envelope_gives_connected_traces(
+    new_stack: Callable[..., Stack], of_consumer: str
+) -> None:
+    stack = new_stack(MQTT_PROTOCOL="3.1.1", MQTT_CONSUMER_PROTOCOL=of_consumer, MQTT_JSON_ENVELOPE="1")
     stack.up()
     done = stack.run("verify")
     assert done.returncode == 0, done.stdout + done.stderr
     (trace_id,) = re.findall(r"/traces/([0-9a-f]{32})", done.stdout)
     (process,) = [span for span in stack.viewer.trace(trace_id) if span.kind == "Consumer"]
     assert process.attributes["messaging.mqtt.context_source"] == "json_payload"
+    spoken = re.findall(r" as consumer \(p(\d)", stack.runtime.log_text("mosquitto"))
+    assert set(spoken) == {{"5": "5", "3.1.1": "2"}[of_consumer]}
     stack.runtime.down()
 
 

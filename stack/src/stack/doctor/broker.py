@@ -112,7 +112,8 @@ def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
         given = {name.lower(): value for name, value in runtime.environment("consumer").items() if value}
         names = given.keys() & BrokerSettings.model_fields.keys()
         reach = BrokerSettings.model_validate({name: given[name] for name in names})
-        return reach.new_client(f"doctor-{uuid4()}", username, password)
+        mqtt_5 = given.get("mqtt_consumer_protocol") != "3.1.1"
+        return reach.new_client(f"doctor-{uuid4()}", username, password, mqtt_5=mqtt_5)
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.username_pw_set(username, password.get_secret_value())
     if settings.mqtt_tls:
@@ -139,7 +140,11 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
         if reason_code.is_failure:
             refusals.append(str(reason_code))
         # QoS 2, so that each comes as it was published; kept ones say nothing about now.
-        client.subscribe(READINGS, options=SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND))
+        if client.protocol == mqtt.MQTTv5:
+            now = SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            client.subscribe(READINGS, options=now)
+        else:
+            client.subscribe(READINGS, qos=2)
         connected.set()
 
     def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
