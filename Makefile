@@ -21,15 +21,18 @@ help:
 	@awk -F ':.*## ' '/^##@ / {group = substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "%-8s make %-12s %s\n", group, $$1, $$2; group = ""}' $(MAKEFILE_LIST)
 
+# Whatever Python this shell has, an environment that works keeps its own.
+NEW_VENV = { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed; PYTHON=... names another one" >&2; exit 1; }; $(PYTHON) -m venv --clear $(VENV); }
+
 # What is installed is what the lock files say, by hash; our own packages are linked, not copied. Nothing is taken out
 # again, since a stack may run from here. Of two at once the second waits, and finds that all is there.
 $(VENV)/ready: requirements/run.txt requirements/bootstrap.txt $(PACKAGES)
 	@$(WRITABLE)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=... names another one"; exit 1; }
 	@set -e; exec 9<.; $(PYTHON) requirements/alone.py; \
 	if [ -e $@ ] && [ -z "$$(find $^ -newer $@)" ]; then exit; fi; \
 	echo "Setting up the Python environment in $(VENV) ..."; \
-	$(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -c 'import pip' 2>/dev/null || $(NEW_VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt; \
 	$(INSTALL) --compile-bytecode --require-hashes -r requirements/run.txt; \
 	$(INSTALL) --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(PACKAGES)); \
@@ -154,6 +157,6 @@ lock: $(VENV)/ready ## Update the lock files
 docs: $(VENV)/dev ## Put current code into docs/ (PICTURES=1: pictures)
 	@$(COG) $(if $(CHECK),--check --check-fail-msg='run `make docs`',-r) $(PAGES)
 ifdef PICTURES
-	@$(BIN)/python docs/screenshots.py && $(BIN)/python docs/recording.py && $(BIN)/python docs/service_map.py
+	@$(BIN)/python docs/screenshots.py && $(BIN)/python docs/recording.py && $(BIN)/python docs/service_map.py && $(BIN)/python docs/dashboard.py
 	@dot -Tsvg -o docs/pictures/architecture.svg docs/pictures/architecture.dot
 endif

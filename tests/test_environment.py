@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -68,6 +69,24 @@ def test_of_two_at_once_one_installs_and_the_other_waits(made_twice: tuple[Path,
         "Another command is setting up the Python environment; waiting for it ...\n",
         "Setting up the Python environment in .venv ...\n",
     ]
+
+
+def test_an_environment_keeps_its_python_whatever_a_shell_has(fresh: Path, tmp_path: Path) -> None:
+    other = tmp_path / "python3"
+    other.write_text(f'#!/bin/sh\ncase "$*" in *venv*|*version_info*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    command = ["make", ".venv/ready", f"PYTHON={other}"]
+    (fresh / "requirements" / "run.txt").touch()
+    done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "Setting up the Python environment in .venv ...\n"), done.stderr
+    (fresh / "requirements" / "run.txt").touch()
+    (fresh / ".venv" / "bin" / "python").rename(tmp_path / "python")
+    try:
+        done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
+    finally:
+        (tmp_path / "python").rename(fresh / ".venv" / "bin" / "python")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == "Python 3.11 or newer is needed; PYTHON=... names another one"
 
 
 def pins(lock: str) -> set[str]:
