@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One unit of work over several messages."""
 
-# It is made of the same parts as the work on one message.
+# Uses the same parts as the process span of one message.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations

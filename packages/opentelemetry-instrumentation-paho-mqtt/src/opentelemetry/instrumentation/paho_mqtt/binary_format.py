@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
-# Version, then trace id, parent id and flags, each after the identifier of the field.
+# The version, then trace id, parent id and flags, each after the identifier of its field.
 _TRACEPARENT_LENGTH = 1 + (1 + 16) + (1 + 8) + (1 + 1)
 _MAXIMUM_MEMBERS = 32
 _SAMPLED = 0x01

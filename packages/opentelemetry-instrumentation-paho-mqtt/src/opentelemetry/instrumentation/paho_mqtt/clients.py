@@ -104,7 +104,7 @@ class Connection:
 UNKNOWN = Connection()
 NO_SUBSCRIPTIONS = Subscriptions({})
 
-# More are no few values, and nobody may fill the memory with them.
+# More would not be few values, and a stranger could fill the memory with them.
 _MOST_SUBSCRIPTIONS = 100
 
 
@@ -114,9 +114,9 @@ class ClientState:
     def __init__(self) -> None:
         self.subscriptions = NO_SUBSCRIPTIONS
         self._subscriptions: dict[str, Subscription] = {}
-        # The topics and user properties of the messages that the client has to acknowledge itself, by their ids.
+        # Topics and user properties of the messages that the client must acknowledge itself, by packet id.
         self.unsettled: dict[int, tuple[str, Any]] = {}
-        # The context in which the connection was asked for, as user properties.
+        # The context in which connect() was called, as user properties.
         self.connect_fields: list[tuple[str, str]] = []
         self.connected_before = False
         self._connection = UNKNOWN
@@ -145,7 +145,7 @@ class ClientState:
         self._renew_subscriptions()
 
     def _renew_subscriptions(self) -> None:
-        # Without a lock, which a thread may hold when the process forks, or when the garbage collector runs a publish.
+        # Without a lock: a thread may hold it when the process forks, or when the garbage collector publishes.
         while self.subscriptions.by_name != self._subscriptions:
             self.subscriptions = Subscriptions(self._subscriptions.copy())
 

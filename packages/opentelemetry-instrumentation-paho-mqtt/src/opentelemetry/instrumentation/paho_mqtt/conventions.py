@@ -32,7 +32,7 @@ from opentelemetry.semconv._incubating.attributes.messaging_attributes import ( 
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client
 
-# Not from opentelemetry-semantic-conventions, where each edition is in the releases since: an older one will do.
+# Not imported from opentelemetry-semantic-conventions, so that an older release of it is enough.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 MQTT = "mqtt"
@@ -54,7 +54,7 @@ MQTT_MISSING_CONTEXT = "mqtt.missing_context"
 MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 
 Attributes = dict[str, AttributeValue]
-# A longer topic, which a stranger may have chosen, would fill the memory of what is remembered.
+# Longer topics are not cached: a stranger could fill the memory with them.
 REMEMBERED_TOPIC_LENGTH = 256
 
 
@@ -63,7 +63,7 @@ class Conventions:
     """The conventions, and what the user decides within them."""
 
     templates: TopicFilters
-    # Topics often hold a device's id: then only a template keeps the number of span names low.
+    # Topics often contain a device id; then only a template keeps the number of span names low.
     topics_in_span_names: bool
 
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
@@ -113,7 +113,7 @@ class Operation:
 
     span_name: str
     span_attributes: Mapping[str, AttributeValue]
-    # Those with few values, as metrics need.
+    # Only attributes with few values, as metrics need.
     metric_attributes: Mapping[str, AttributeValue]
 
     def message_attributes(

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry.metrics import CallbackOptions, Meter, ObservableCounter, Observation
 from opentelemetry.util.types import AttributeValue
 
-# A finalizer may publish while its own thread counts.
+# A finalizer may publish while the same thread counts.
 _lock = threading.RLock()
 
 
@@ -35,7 +35,7 @@ class _Counts:
         return [Observation(count, dict(key)) for key, count in counts.items()]
 
 
-# A meter that is asked again for an instrument returns the one that it has, with its first callback.
+# A meter that is asked for an instrument again returns the existing one, with its first callback.
 _of_instruments: WeakKeyDictionary[ObservableCounter, _Counts] = WeakKeyDictionary()
 
 

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-# Appending takes no lock, and taking from either end neither.
+# Appending and popping need no lock.
 _Endings = deque[Callable[[], object]]
 
 _of_finalizers: _Endings = deque()
@@ -34,7 +34,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.held = 0
         self.noted: _Endings = deque()
-        # Of a thread with this identity that has ended.
+        # It belongs to a thread that had this identity and has ended.
         _of_finalizers.extend(_of_threads.pop(threading.get_ident(), ()))
         _of_threads[threading.get_ident()] = self.noted
 

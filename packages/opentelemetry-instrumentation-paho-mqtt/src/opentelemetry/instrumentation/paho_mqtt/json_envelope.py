@@ -31,7 +31,7 @@ def _members(payload: object) -> _Members | None:
             if isinstance(payload, (bytes, bytearray))
             else ""
         )
-        # Only the outermost object matters; without its braces the payload need not be parsed.
+        # Only the outermost object matters; a payload without its braces is not parsed.
         parsed = json.loads(text, object_pairs_hook=_Members) if text.strip()[:1] == "{" else None
     except (ValueError, RecursionError):
         return None

@@ -23,7 +23,7 @@ _DISCONNECTS = "publish spans stay open when a connection ends for good"
 _SERVER = "spans do not say which server it is"
 _WILL = "a will carries no trace context"
 
-# What is lost without each attribute of a client.
+# What does not work without each attribute of a client.
 _LOST_WITHOUT = {
     "_client_id": "spans do not say which client it is",
     "_easy_log": "exceptions of handlers that paho suppresses are not seen",

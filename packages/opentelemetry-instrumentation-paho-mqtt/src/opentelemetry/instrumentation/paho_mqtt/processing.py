@@ -45,7 +45,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 
-# Not a value of OpenTelemetry's context, which is copied for each.
+# Not a value in OpenTelemetry's context, which is copied for each value.
 _current: ContextVar[_Process | None] = ContextVar("paho-mqtt-process", default=None)
 
 
@@ -101,7 +101,7 @@ class _Process(AbstractContextManager[Span]):
         self.is_open = False
 
     def __enter__(self) -> Span:
-        # Made here and not kept: it refers to this object, and nothing of a message may wait for the garbage collector.
+        # Created here and not stored: it refers to this object, and a message must not wait for the garbage collector.
         self._token = attach(self._context)
         self._outer = _current.get()
         _current.set(self)
@@ -211,7 +211,7 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, links_on
     attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup, properties)
     context, carried, found = _carried_context(telemetry, message)
     context = _in_surroundings(telemetry, context)
-    # Most handlers run in no context, and looking for its span costs more than looking for it.
+    # Most handlers run without a context, and finding that out costs less than looking for a span in it.
     running = get_current_span() if get_current() else INVALID_SPAN
     links: list[Link] = []
     if carried is None:
@@ -221,11 +221,11 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, links_on
         attributes[MQTT_CONTEXT_SOURCE] = found
     if carried is not None:
         links.append(Link(carried))
-    # A span that has ended is current in every thread that was started inside it, and no longer active.
+    # A span that has ended is still current in threads that were started inside it, but no longer active.
     if links_only is None:
         links_only = running.is_recording()
     if carried is not None and message.retain:
-        # The trace of a retained message may have ended days ago, and it is no part of what runs now.
+        # The trace of a retained message may have ended days ago, and is not part of the current work.
         context = set_span_in_context(INVALID_SPAN, context)
     elif carried is not None and links_only:
         context = set_span_in_context(running, context)
@@ -333,7 +333,7 @@ def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) 
     try:
         yield
     finally:
-        # Unless the handler has put something else there.
+        # Unless the handler has replaced it.
         if vars(client).get("_easy_log") is watch:
             if own is None:
                 del vars(client)["_easy_log"]

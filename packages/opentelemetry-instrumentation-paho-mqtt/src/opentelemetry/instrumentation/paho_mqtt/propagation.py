@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 UserProperties = Sequence[tuple[str, str]]
 MissingContextReason = Literal["absent", "invalid", "duplicate", "wrong_case"]
 
-# Fields that W3C lets a sender split over several headers, which then count as one list.
+# Fields that W3C allows to be split over several headers; together they are one list.
 _LISTS = frozenset({"tracestate", "baggage"})
 
 
@@ -34,7 +34,7 @@ class _UserPropertyGetter(Getter[UserProperties]):
         if len(values) > 1:
             if key in _LISTS:
                 return [",".join(values)]
-            # Equal ones are one; others contradict each other, and none can be trusted.
+            # Equal values count as one; different values contradict each other, so none is used.
             return values[:1] if len(set(values)) == 1 else None
         return values or None
 

@@ -60,10 +60,10 @@ _FIRST_FAILURE = 0x80
 _DISCARDED = "the client let go of the message before the broker acknowledged it"
 _DISCONNECTED = "the client disconnected before the broker acknowledged the message"
 _NOT_SENT = (MQTTErrorCode.MQTT_ERR_NO_CONN, MQTTErrorCode.MQTT_ERR_QUEUE_SIZE)
-# What paho has not sent in this connection; what it had sent in one before, it marks as a duplicate.
+# Messages that paho has not sent in this connection; those sent in an earlier one are marked as duplicates.
 _WAITING = (MessageState.MQTT_MS_INVALID, MessageState.MQTT_MS_PUBLISH, MessageState.MQTT_MS_QUEUED)
 
-# Those with spans that may still be open, for when no acknowledgement will be seen any more.
+# Clients with spans that may still be open, to end them when no acknowledgement can come any more.
 _publishing_clients: ClientTable[None] = ClientTable()
 
 
@@ -88,7 +88,7 @@ class _PublishProperties(Properties):
         metric_attributes: Mapping[str, AttributeValue],
         qos: int,
     ) -> None:
-        # Not through paho's attribute access, which searches its tables for each name.
+        # Bypasses paho's attribute access, which searches its tables for each name.
         values = self.__dict__
         values["telemetry"] = telemetry
         values["span"] = span
@@ -124,7 +124,7 @@ class _PublishProperties(Properties):
         span: Span | None = values.pop("span", None)
         if span is not None and values["process"] == endings.process():
             ended = perf_counter(), time_ns()
-            # Not the dictionary itself: a finalizer's object takes it along, and with Python 3.13 what is in it.
+            # Not the dictionary: a finalizer's object would take it along, and with Python 3.13 its contents.
             kept = {name: values[name] for name in ("telemetry", "metric_attributes", "started")}
             note(partial(_end, span, kept, ended, error_type, description, is_counted, is_sent))
 
@@ -141,12 +141,12 @@ class _PublishProperties(Properties):
         return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is the user's own and has no part in the span.
+        # A copy belongs to the user, and has nothing to do with the span.
         return _plain, ({name: value for name, value in vars(self).items() if name in _PUBLISH_PROPERTIES},)
 
     def __del__(self) -> None:
-        # paho let go of the message: acknowledged while not instrumented, or discarded.
-        # Nobody can tell any more whether it went out.
+        # paho dropped the message: it was acknowledged while not instrumented, or discarded.
+        # Whether it was sent cannot be known.
         self._end(endings.note_from_finalizer, "discarded", _DISCARDED, is_counted=True, is_sent=False)
 
 
@@ -331,7 +331,7 @@ def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], 
     else:
         _handed_over(own, info)
         if assignments.of(client) is not telemetry:
-            # Taken off meanwhile, by another thread that may not have seen this message.
+            # Uninstrumented meanwhile by another thread, which may not have seen this message.
             own.end(is_counted=False)
         return info
     finally:

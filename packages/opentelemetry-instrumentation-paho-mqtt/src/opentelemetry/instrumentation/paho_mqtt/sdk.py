@@ -7,7 +7,7 @@ from __future__ import annotations
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-# Where the API has its providers, which do nothing, or nothing yet.
+# The modules of the API's own providers, which do nothing, or nothing yet.
 _API = ("opentelemetry.trace", "opentelemetry.metrics")
 
 

@@ -14,7 +14,7 @@ from paho.mqtt.client import Client
 
 def subscribe(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wraps ``Client.subscribe``."""
-    # Not afterwards: the first message may come before it returns.
+    # Before the call, because the first message may come before it returns.
     _subscribed(client, args, kwargs)
     return wrapped(*args, **kwargs)
 

@@ -40,7 +40,7 @@ class WrappedMethod:
         self.name = name
         self._wrapper = wrapper
         self._lost = lost
-        # More than one where another tool has hidden ours in between.
+        # There may be several, if another tool's wrapper lies between them.
         self._installed: list[_Installed] = []
 
     def put_on(self) -> None:
@@ -56,7 +56,7 @@ class WrappedMethod:
         installed = _Installed(None)
 
         def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            # Without an instance, what we wrapped is no method: a mock.
+            # Without an instance, the wrapped object is not a method but a mock.
             if not installed.on or instance is None:
                 return wrapped(*args, **kwargs)
             return wrapper(wrapped, instance, args, kwargs)
@@ -69,7 +69,7 @@ class WrappedMethod:
         for installed in self._installed:
             installed.on = False
         while ours := self._ours(vars(self.owner).get(self.name)):
-            # Not by opentelemetry's unwrap(): it would leave a bound copy of another tool's wrapper.
+            # Not with opentelemetry's unwrap(), which would leave a bound copy of another tool's wrapper.
             setattr(self.owner, self.name, ours.proxy.__wrapped__)
             self._installed.remove(ours)
 
