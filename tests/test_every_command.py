@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
+from test_documents import sh_blocks
 
 from harness import Stack
 from stack.settings import ROOT
@@ -102,6 +103,16 @@ def test_a_command_does_what_it_says(stack: Stack, step: int, command: tuple[str
     assert code == 0, text
     assert "Traceback" not in text, text
     assert re.search(said, text, re.M), text
+
+
+def test_what_the_readme_types_works(stack: Stack) -> None:
+    # Last: make doctor finds the legacy reading for five minutes.
+    script = "".join(sh_blocks((ROOT / "README.md").read_text()))
+    command = ["bash", "-euo", "pipefail", "-c", f"{script}make down\n"]
+    done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "One reading, one trace: " in done.stdout
+    assert done.stdout.endswith("The stack is down.\n")
 
 
 def test_the_table_has_every_command_of_make_help() -> None:
