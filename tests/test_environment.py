@@ -85,6 +85,7 @@ def test_an_environment_keeps_its_python_whatever_a_shell_has(fresh: Path, tmp_p
         done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
     finally:
         (tmp_path / "python").rename(fresh / ".venv" / "bin" / "python")
+        (fresh / ".venv" / "ready").touch()
     assert done.returncode != 0
     assert done.stderr.splitlines()[0] == "Python 3.11 or newer is needed; PYTHON=... names another one"
 

@@ -7,6 +7,7 @@ Prometheus that holds what a stack has measured.
 import json
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -244,6 +245,14 @@ def test_each_query_of_a_panel_has_data(query: tuple[str, str, str, str], metric
     for labels, value in found:
         assert 0 <= value < float("inf"), labels
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(labels)
+
+
+def test_the_dashboard_is_drawn_with_its_series(metrics: Metrics, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "docs" / "dashboard.py"), str(tmp_path)]
+    subprocess.run(command, env=metrics.stack.environment, check=True, timeout=60)
+    written = (tmp_path / "dashboard.svg").read_text()
+    assert all(f">{name}<" in written for name in ("Readings per second", "published", "delivered", "answered by echo"))
+    assert "no data" not in written
 
 
 def test_the_counts_are_those_of_the_traffic(metrics: Metrics) -> None:
