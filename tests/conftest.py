@@ -1,6 +1,7 @@
 """Stacks for the tests."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ WITH = {
     "tests/test_new_services.py": "stack of another worker",
     "tests/test_strangers.py": "stack of another worker",
 }
+# Half a minute of it is waiting, with each broker: two workers have one each.
+BROKERS = "tests/test_brokers.py"
 
 
 class Scheduling(LoadScopeScheduling):
@@ -43,6 +46,8 @@ class Scheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file == BROKERS and (broker := re.search(r"\[(.+?)(-\d+)?\]$", nodeid)):
+            return f"{file} with {broker[1]}"
         spread = file.startswith("tests/") and file not in WITH and not shares_fixtures(file)
         return nodeid if spread else WITH.get(file, file)
 
