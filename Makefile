@@ -10,7 +10,7 @@ WORKSHOP := $(BIN)/python -m workshop
 WRITABLE := [ -w . ] || { echo "This user may not write to $(CURDIR)" >&2; exit 1; }
 COG := $(BIN)/cog --verbosity=1 -I docs -p "import broker_tables; from excerpts import python, statement, yaml_block"
 PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
-PAGES := docs/*.md docs/backends/*.md kubernetes/components/prometheus/rules.yaml
+PAGES := docs/*.md docs/backends/*.md kubernetes/components/prometheus/rules.yaml kubernetes/components/operator/collector.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help up down ps logs verify trace watch doctor workshop check solution new-service dist sbom test test-quick test-long \

@@ -6,6 +6,7 @@ is gone ends ``make docs`` and ``make lint`` with an error.
 
 import ast
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,15 @@ def yaml_block(path: str, *keys: str) -> None:
         NotThereError: If the file has no such key.
     """
     _print(path, "yaml", yaml_source(path, keys), " → ".join(keys))
+
+
+def for_the_operator(path: str) -> None:
+    """Prints the Collector's configuration without the variables that choose ports and lists.
+
+    The OpenTelemetry Operator reads the ports from it, and its schema wants lists.
+    """
+    text = (ROOT / path).read_text().replace("${env:COLLECTOR_BIND:-127.0.0.1}", "0.0.0.0")  # noqa: S104 (in a pod)
+    sys.modules["cog"].out(re.sub(r"\$\{env:[A-Z_]+:-(\d+|\[.*?\])\}", r"\1", text))
 
 
 def python_source(path: str, name: str) -> str:

@@ -2,7 +2,8 @@
 
 ``dev.txt`` holds everything; ``run.txt`` is the part of it that runs the stack, the file of each service the part that
 goes into its image, ``build.txt`` the part that builds our packages there, and ``bootstrap.txt`` the part that installs
-the others. ``project.txt`` and ``project-dev.txt`` go into each project of its own that the template makes.
+the others. ``autoinstrumentation.txt`` goes into the pods that the OpenTelemetry Operator instruments, ``project.txt``
+and ``project-dev.txt`` into each project of its own that the template makes.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main() -> int:
         (target / "pyproject.toml").write_text(project())
         for name, extras in (("project", []), ("project-dev", ["--extra", "dev"])):
             compile_lock([str(target / "pyproject.toml")], target / f"{name}.txt", [*extras, *pinned])
-        for tools in ("bootstrap", "build"):
+        for tools in ("bootstrap", "build", "autoinstrumentation"):
             compile_lock([f"requirements/{tools}.in"], target / f"{tools}.txt", pinned)
         for lock in sorted(target.glob("*.txt")):
             current = HERE / lock.name

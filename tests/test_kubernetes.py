@@ -20,13 +20,14 @@ import pytest
 import yaml
 from test_documents import CLUSTER, NOT_RUN, listed, sh_blocks, shell
 
-from harness import Stack, eventually, is_whole
+from harness import Stack, eventually, is_whole, reading
 from ledger import PROCESSED, RECEIVING, Publisher
 from stack.kubernetes import KubernetesRuntime
 from stack.local import port_is_free
 from stack.parts import consumer_names
 from stack.services import new_services
 from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES, Settings
+from stack.trace import Span, roots
 from stack.viewer import Viewer
 from test_docker import SERVICES
 
@@ -186,6 +187,8 @@ def test_what_a_resource_names_is_there(resources: list[Resource]) -> None:
     known = {(item["kind"], item["metadata"]["name"]) for item in resources}
     known |= {("Secret", name) for name in OF_THE_CLUSTER}
     labels = [pod["metadata"]["labels"] for pod in pods(resources).values()]
+    # The operator's pods have them.
+    labels += [item["metadata"]["labels"] for item in of_kind(resources, "OpenTelemetryCollector").values()]
     for pod in pods(resources).values():
         one, spec = container(pod), pod["spec"]
         named = {("ServiceAccount", spec["serviceAccountName"])}
@@ -412,6 +415,33 @@ def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
     assert {"name": "CONSUMERS", "value": str(MOST_CONSUMERS)} in container(pods(base())[SESSIONS])["env"]
 
 
+def test_the_operator_s_collector_is_ours(built: dict[str, list[Resource]]) -> None:
+    (custom,) = of_kind(built["operator"], "OpenTelemetryCollector").values()
+    spec, pod = custom["spec"], pods(base())["collector"]
+    one = container(pod)
+    assert spec["image"] == one["image"]
+    assert spec["resources"] == one["resources"]
+    assert spec["securityContext"] == one["securityContext"]
+    assert spec["podSecurityContext"] == pod["spec"]["securityContext"]
+    assert [source["secretRef"]["name"].startswith("scout-") for source in spec["envFrom"]] == [True]
+    assert spec["env"] == [variable for variable in one["env"] if variable["name"] != "COLLECTOR_BIND"]
+
+    def with_defaults(text: str) -> Any:
+        text = text.replace("${env:COLLECTOR_BIND:-127.0.0.1}", "0.0.0.0")  # noqa: S104 (in a pod)
+        return yaml.safe_load(re.sub(r"\$\{env:[A-Z_]+:-(.*?)\}", r"\1", text))
+
+    ours = with_defaults((ROOT / "collector" / "config.yaml").read_text())
+    assert with_defaults(yaml.safe_dump(spec["config"], width=1000)) == ours
+    assert "collector" not in pods(built["operator"])
+
+
+def test_the_auto_instrumentation_has_the_version_of_the_images(built: dict[str, list[Resource]]) -> None:
+    (instrumentation,) = of_kind(built["operator"], "Instrumentation").values()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert instrumentation["spec"]["python"]["image"] == f"mqtt-tracing-autoinstrumentation:{version}"
+    assert instrumentation["spec"]["exporter"]["endpoint"] == "http://collector:4318"
+
+
 def test_what_scales_the_consumers_asks_for_a_metric_of_theirs(built: dict[str, list[Resource]]) -> None:
     resources = built["autoscaling"]
     (scaled,) = of_kind(resources, "ScaledObject").values()
@@ -461,9 +491,9 @@ def succeeds(*arguments: str, seconds: float = 300) -> str:
 
 
 @contextmanager
-def forwarded(service: str, port: int) -> Iterator[int]:
+def forwarded(service: str, port: int, namespace: str = NAMESPACE) -> Iterator[int]:
     """A port of this machine that leads to one of a Service."""
-    command = ["kubectl", "-n", NAMESPACE, "port-forward", f"service/{service}", f":{port}"]
+    command = ["kubectl", "-n", namespace, "port-forward", f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -499,6 +529,23 @@ os.kill(consumer, 9)
 """
 
 
+@contextmanager
+def deployed(folder: Path, overlay: dict[str, Any]) -> Iterator[None]:
+    """What an overlay makes, in a namespace of its own; afterwards nothing is left of it."""
+    namespace = overlay["namespace"]
+    (folder / "kustomization.yaml").write_text(json.dumps(overlay))
+    succeeds("apply", "-k", str(folder))
+    try:
+        for part in succeeds("-n", namespace, "get", "deployments,statefulsets", "-o", "name").split():
+            succeeds("-n", namespace, "rollout", "status", part, "--timeout=240s")
+        yield
+    finally:
+        succeeds("delete", "-k", str(folder), "--timeout=180s")
+    assert namespace not in succeeds("get", "namespaces", "-o", "name").replace("namespace/", "").split()
+    claims = ("get", "persistentvolumes", "-o", "jsonpath={.items[*].spec.claimRef.namespace}")
+    eventually(lambda: namespace not in succeeds(*claims).split(), 60)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The base in a namespace of its own, on the cluster of the current context; afterwards nothing is left of it.
@@ -521,17 +568,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             {"patch": CAN_BE_KILLED, "target": {"kind": "StatefulSet", "name": "consumer"}},
         ],
     }
-    (folder / "kustomization.yaml").write_text(json.dumps(overlay))
-    succeeds("apply", "-k", str(folder))
-    try:
-        for name, item in workloads(base()).items():
-            succeeds("-n", NAMESPACE, "rollout", "status", f"{item['kind'].lower()}/{name}", "--timeout=240s")
+    with deployed(folder, overlay):
         yield folder
-    finally:
-        succeeds("delete", "-k", str(folder), "--timeout=180s")
-    assert NAMESPACE not in succeeds("get", "namespaces", "-o", "name")
-    claims = ("get", "persistentvolumes", "-o", "jsonpath={.items[*].spec.claimRef.namespace}")
-    eventually(lambda: NAMESPACE not in succeeds(*claims).split(), 60)
 
 
 needs_cluster = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
@@ -672,6 +710,81 @@ class TestOnACluster:
         with forwarded("viewer", 8000) as port:
             viewer = Viewer(port)
             eventually(lambda: (spans := viewer.trace(trace_id)) and is_whole(spans))
+
+
+SERVICES_OF_A_TRACE = {"plain", "consumer", "echo"}
+OPERATOR_NAMESPACE = "mqtt-tracing-operator"
+# Without a line of tracing, in the image of the producer, which has paho.
+PLAIN = """
+import json, time
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+client.username_pw_set("operator", "operator-secret")
+client.connect("mosquitto", 1883)
+client.loop_start()
+for reading in READINGS:
+    client.publish("sensors/plain-001/reading", json.dumps(reading), qos=1).wait_for_publish(10)
+client.disconnect()
+client.loop_stop()
+"""
+
+
+@pytest.mark.kubernetes
+@pytest.mark.timeout(900)
+def test_with_the_operator_a_pod_without_a_line_of_tracing_starts_a_trace(tmp_path: Path) -> None:
+    if kubectl("get", "crd", "opentelemetrycollectors.opentelemetry.io").returncode != 0:
+        pytest.skip("the OpenTelemetry Operator is not in this cluster")
+    from_here = Path(os.path.relpath(KUBERNETES, tmp_path.resolve()))
+    overlay = {
+        "namespace": OPERATOR_NAMESPACE,
+        "resources": [str(from_here / "base")],
+        "components": [str(from_here / "components" / "operator")],
+    }
+    with deployed(tmp_path, overlay):
+        collector = (
+            "-n",
+            OPERATOR_NAMESPACE,
+            "rollout",
+            "status",
+            "deployment/mqtt-tracing-collector",
+            "--timeout=120s",
+        )
+        eventually(lambda: kubectl(*collector).returncode == 0, 120)
+        pod = pods(base())["producer"]
+        readings = [reading(device_id="plain-001", sequence=number) for number in range(10)]
+        one = {
+            **container(pod),
+            "command": ["python", "-c", PLAIN.replace("READINGS", repr(readings))],
+            "name": "plain",
+        }
+        bare = {name: one[name] for name in ("name", "image", "imagePullPolicy", "command", "securityContext")}
+        asks = {"instrumentation.opentelemetry.io/inject-python": "true"}
+        plain = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "plain", "namespace": OPERATOR_NAMESPACE, "annotations": asks},
+            "spec": {
+                "restartPolicy": "Never",
+                "securityContext": {**pod["spec"]["securityContext"], "runAsUser": 10001},
+                "automountServiceAccountToken": False,
+                "containers": [bare],
+            },
+        }
+        (tmp_path / "plain.json").write_text(json.dumps(plain))
+        succeeds("apply", "-f", str(tmp_path / "plain.json"))
+        published = "--for=jsonpath={.status.phase}=Succeeded"
+        succeeds("-n", OPERATOR_NAMESPACE, "wait", published, "pod/plain", "--timeout=60s")
+        with forwarded("viewer", 8000, OPERATOR_NAMESPACE) as port:
+            viewer, topic = Viewer(port), ("messaging.destination.name", "sensors/plain-001/reading")
+
+            def whole() -> list[Span]:
+                traces = [viewer.trace(trace_id) for trace_id in viewer.trace_ids(0, time.time_ns(), topic)]
+                starts = [roots(spans) for spans in traces if {span.service for span in spans} == SERVICES_OF_A_TRACE]
+                return [root for (root,) in starts if (root.service, root.kind) == ("plain", "Producer")]
+
+            eventually(lambda: len(whole()) == len(readings), 60)
 
 
 @pytest.fixture(scope="class")
