@@ -271,7 +271,7 @@ def test_why_a_connection_was_refused_or_ended_is_said(
         caplog.clear()
         own_broker.settings[:] = ["allow_anonymous false"]
         own_broker.start()
-        eventually(lambda: "the broker refuses the connection: Not authorized (0x87)" in caplog.text)
+        eventually(lambda: "the broker refuses the connection of client 'worker': Not authorized (0x87)" in caplog.text)
         assert "is lost" not in caplog.text
 
 

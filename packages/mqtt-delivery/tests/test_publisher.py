@@ -275,6 +275,7 @@ class AnsweringClient:
     on_publish: Any = None
 
     def __init__(self, *answers: int, early: bool = False) -> None:
+        self._client_id = b"device"
         self.answers = list(answers)
         self.early = early
         self.published: list[bytes] = []
@@ -374,7 +375,7 @@ def test_a_connection_that_is_refused_is_said(caplog: pytest.LogCaptureFixture) 
     client.on_connect(client, None, None, SimpleNamespace(is_failure=True, value=0x87), None)
     publisher.publish("t", b"1")
     assert client.published == []
-    assert "the broker refuses the connection" in caplog.text
+    assert "the broker refuses the connection of client 'device'" in caplog.text
 
 
 def test_a_disk_that_does_not_forget_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

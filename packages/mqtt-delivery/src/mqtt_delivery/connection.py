@@ -91,7 +91,7 @@ class Connection(logging.Logger):
         """Whether the broker takes the connection; says why not."""
         self._established, self._opened = not reason_code.is_failure, time.monotonic()
         if not self._established:
-            log.error("the broker refuses the connection: %s", reason(reason_code, properties))
+            log.error("the broker refuses the connection of client %r: %s", self._name, reason(reason_code, properties))
         return self._established
 
     def ended(self, flags: Any, reason_code: Any, properties: Properties | None) -> bool:
