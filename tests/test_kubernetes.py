@@ -857,6 +857,17 @@ def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.kubernetes
+def test_a_cluster_that_was_deleted_stands_in_nobody_s_way(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, RUNTIME="kubernetes")
+    (tmp_path / "kubernetes").mkdir()
+    (tmp_path / "kubernetes" / "context").write_text("kind-deleted")
+    done = stack.run("down")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "kind-deleted is gone, and the stack with it." in done.stdout
+    assert not (tmp_path / "kubernetes" / "context").exists()
+
+
+@pytest.mark.kubernetes
 def test_a_cluster_elsewhere_is_not_touched_unasked(tmp_path: Path) -> None:
     away = {"name": "away", "cluster": {"server": "https://192.0.2.1:6443"}}
     context = {"name": "production", "context": {"cluster": "away", "user": "nobody"}}

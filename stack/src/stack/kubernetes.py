@@ -98,6 +98,9 @@ class KubernetesRuntime(Runtime):
 
     @override
     def down(self) -> None:
+        if self._context.exists() and self._context.read_text() not in _contexts():
+            console.print(f"{self._context.read_text()} is gone, and the stack with it.")
+            self._context.unlink()
         if self._context.exists():
             with console.status("Stopping ..."):
                 done = self._kubectl("delete", "--ignore-not-found", "-k", str(self._folder))
@@ -298,6 +301,11 @@ class KubernetesRuntime(Runtime):
     ) -> subprocess.CompletedProcess[str]:
         command = self._command(*arguments)
         return subprocess.run(command, capture_output=capture, text=True, timeout=seconds, check=False)
+
+
+def _contexts() -> list[str]:
+    """The clusters that kubectl knows; kind and minikube take a cluster that is deleted out of them."""
+    return _output("kubectl", "config", "get-contexts", "--output=name").split()
 
 
 def _output(*command: str) -> str:
