@@ -17,6 +17,10 @@ from xdist.scheduler import LoadScopeScheduling
 from harness import Stack
 from stack.settings import ROOT
 
+# By these a make that a test runs would take itself for a part of the one that runs the tests.
+for of_make in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(of_make, None)
+
 # Says where they are.
 FOLDER = "MQTT_TRACING_TEST_STACKS"
 STACKS = {"stack", "new_stack", "new_shared_stack"}

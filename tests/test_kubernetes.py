@@ -756,7 +756,7 @@ def test_with_the_operator_a_pod_without_a_line_of_tracing_starts_a_trace(tmp_pa
         readings = [reading(device_id="plain-001", sequence=number) for number in range(10)]
         one = {
             **container(pod),
-            "command": ["python", "-c", PLAIN.replace("READINGS", repr(readings))],
+            "command": ["/venv/bin/python", "-c", PLAIN.replace("READINGS", repr(readings))],
             "name": "plain",
         }
         bare = {name: one[name] for name in ("name", "image", "imagePullPolicy", "command", "securityContext")}
