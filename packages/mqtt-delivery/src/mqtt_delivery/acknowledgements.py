@@ -22,7 +22,7 @@ HAND_OVER_SECONDS = 1.0
 
 
 class Delivery:
-    """A message that the broker waits to hear of.
+    """A message whose acknowledgement the broker waits for.
 
     Args:
         message: As it came from paho.
@@ -73,7 +73,7 @@ class Delivery:
         return self._fingerprint
 
     def release(self) -> None:
-        """Lets go of the content: the message is processed, and only waits for its acknowledgement."""
+        """Drops the content: the message is processed, and only waits for its acknowledgement."""
         self._fingerprint = self.fingerprint
         released = mqtt.MQTTMessage(self.message.mid)
         released.qos = self.message.qos

@@ -12,7 +12,7 @@ from mqtt_delivery.dead_letters import DeadLetter, shortened_topic
 # What a message and one of its user properties take in memory beside their content, measured roughly.
 MESSAGE_BYTES = 2048
 USER_PROPERTY_BYTES = 200
-# The least that a user property takes in a packet (MQTT 5.0, 2.2.2.2): so many bytes for one.
+# The fewest bytes that one user property takes in a packet (MQTT 5.0, 2.2.2.2).
 PACKED_USER_PROPERTY_BYTES = 5
 # Less is not worth a new connection.
 LEAST_HELD_BYTES = 8 * 2**20

@@ -64,11 +64,11 @@ class Buffer(Protocol):
         ...
 
     def take(self) -> Kept | None:
-        """Takes the first out that is not out yet."""
+        """Takes out the first message that is not out yet."""
         ...
 
     def put_back(self, kept: Kept) -> None:
-        """It is not done after all, and comes in its place again."""
+        """Puts a message back in its place: it is not done after all."""
         ...
 
     def done(self, kept: Kept) -> None:

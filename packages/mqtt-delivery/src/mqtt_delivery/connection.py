@@ -14,7 +14,7 @@ from paho.mqtt.properties import Properties
 
 log = logging.getLogger(__name__)
 
-# A broker gives a client up that is silent for so many keep-alives (MQTT 5.0, 3.1.2.10); we do the same to a broker.
+# A broker drops a client that is silent for this many keep-alives (MQTT 5.0, 3.1.2.10); we do the same to it.
 KEEPALIVES = 1.5
 # So many connections in a row that a malformed packet has ended: the broker sends it again and again.
 MALFORMED_AGAIN = 3
@@ -26,7 +26,7 @@ SHORT_SECONDS = 10.0
 UNSPECIFIED = 0x80
 # By a client with the same id (MQTT 5.0, 3.14.2.1).
 TAKEN_OVER = 0x8E
-# So much of what a broker says is in a line of the log.
+# At most this much of a broker's text goes into a log line.
 MAXIMUM_REASON_CHARACTERS = 200
 
 
@@ -104,7 +104,7 @@ class Connection(logging.Logger):
         elif flags.is_disconnect_packet_from_server:
             log.error("the broker has ended the connection: %s", reason(reason_code, properties))
         elif established and reason_code.is_failure:
-            # paho's word for what is no time-out.
+            # paho's word for an end that is not a time-out.
             why = "" if reason_code.value == UNSPECIFIED else f": {reason(reason_code)}"
             log.error("the connection to the broker is lost%s", why)
             self._note_short()

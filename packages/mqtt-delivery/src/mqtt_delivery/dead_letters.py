@@ -17,7 +17,7 @@ REASON = "dead-letter-reason"
 ORIGINAL_TOPIC = "dead-letter-topic"
 # What MQTT allows (MQTT 5.0, 1.5.4).
 MAXIMUM_TOPIC_BYTES = 65_535
-# So much of somebody else's text is in a line of the log.
+# At most this much of somebody else's text goes into a log line.
 SHORTENED_BYTES = 200
 # Of a topic that is too long, so much of each level stays, and of so many levels.
 SHORTENED_LEVEL_BYTES = 64

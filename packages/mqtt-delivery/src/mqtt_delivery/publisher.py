@@ -22,7 +22,7 @@ from mqtt_delivery.terms import Terms
 log = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 20
-# No acknowledgement for so long, on a connection that stands, is no ordinary delay.
+# On an open connection, no acknowledgement for this long is not an ordinary delay.
 STALL_SECONDS = 10.0
 # So many are under way at once; fewer, where the broker takes fewer (MQTT 5.0, 3.2.2.3.3).
 IN_FLIGHT = 100

@@ -90,7 +90,7 @@ class Session:
         self._accepting = True
         self._leaving = False
         self._nothing_to_leave = False
-        # Counts what makes a marker say nothing: messages, and ends of connections.
+        # Counts what makes a marker inconclusive: messages, and ends of connections.
         self._events = 0
         self._marked_after: int | None = None
         self._last_event = time.monotonic()
@@ -239,7 +239,7 @@ class Session:
         if self._contradiction:
             log.error("nothing is subscribed to: %s", self._contradiction)
             return
-        # One packet for each: what becomes of one is nothing to the others.
+        # One packet for each, so that one can fail without the others.
         self._subscribe(self._filter, QOS)
         if self._wants_heartbeat:
             self._subscribe(self._heartbeat.topic, 0)
