@@ -125,7 +125,7 @@ def prepare(variant: str, port: int) -> None:
 
 
 def one_message(port: int) -> Any:
-    """What the instrumentation tells of one message: its two spans, and its metrics."""
+    """What the instrumentation records for one message: its two spans, and its metrics."""
     from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader

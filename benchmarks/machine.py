@@ -13,7 +13,7 @@ from stack.build import search_path
 
 
 def describe() -> dict[str, str]:
-    """What bears on the figures."""
+    """What affects the figures."""
     return {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",

@@ -22,7 +22,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that is to be reached."""
+    """A target for a figure."""
 
     what: str
     at_least: float

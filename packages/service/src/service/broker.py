@@ -16,7 +16,7 @@ from service.settings import Port
 
 log = logging.getLogger(__name__)
 
-# The broker gives a connection up that is silent for one and a half times as long, and so do we after twice.
+# The broker drops a connection that is silent for one and a half times as long; we do after twice as long.
 KEEPALIVE_SECONDS = 20
 
 
