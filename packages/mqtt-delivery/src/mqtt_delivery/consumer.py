@@ -44,7 +44,7 @@ class Consumer:
         reject: Exceptions that make a message a dead letter at once, as ``Reject`` does.
         dead_letter: The topic of dead letters; ``{topic}`` in it is that of the message.
         key: Names what has to stay in order; the topic if not given.
-        message_id: Tells the id of a message, up to 256 characters; None, or an exception, if it has none. It becomes
+        message_id: Returns the id of a message, up to 256 characters; None, or an exception, if it has none. It becomes
             ``messaging.message.id`` of the process span.
         remembered_ids: How many ids of processed messages are kept to recognise those that come again; 0: none.
         made_at: Tells when a message was made; an exception if it does not say. What passes until it is processed is
@@ -64,7 +64,7 @@ class Consumer:
         maximum_user_properties: A message with more of them becomes a dead letter at once.
         hold_up_seconds: How long messages of one key may fail and hold up all others once ``receive_maximum`` is
             reached.
-        wait: The pause before the next attempt, by one of tenacity's strategies.
+        wait: The pause before the next attempt: a wait strategy of tenacity.
         session_expiry_seconds: How long the broker keeps what comes while this consumer is away.
         consumers: How many consumers divide the messages among them, by a shared subscription (MQTT 5.0, 4.8.2). One
             alone does without.
@@ -195,8 +195,8 @@ class Consumer:
             drain_seconds: How long the end may take, at most.
 
         Returns:
-            True if it was told to stop; False if nothing comes although the connection stands: start anew. So too where
-            the broker cannot do what is asked of it, such as a shared subscription.
+            True if it was told to stop. False if nothing comes on an open connection, so that a new start is needed, or
+            if the broker cannot do what was asked, such as a shared subscription.
         """
         while not stop.wait(1.0):
             if self._session.healthy:

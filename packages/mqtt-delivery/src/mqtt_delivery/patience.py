@@ -28,7 +28,7 @@ class Patience:
 
     Args:
         acknowledgements: Tell who waits for whom.
-        wait: How long a pause is: one of tenacity's strategies.
+        wait: How long a pause is: a wait strategy of tenacity.
         retry_seconds: How long a message is tried, from its first attempt on.
         hold_up_seconds: How long the messages of a key may fail and hold up the others.
     """

@@ -44,7 +44,7 @@ class Processor:
         client: What they came through.
         handle: Called with each message.
         handle_batch: Called with several messages at once, if given.
-        message_id: Tells the id of a message, if given.
+        message_id: Returns the id of a message, if given.
         made_at: Tells when a message was made, if given.
         reject: Exceptions that make a message a dead letter at once.
         bounds: A message that does not keep to them is a dead letter at once.
