@@ -17,15 +17,15 @@ from xdist.scheduler import LoadScopeScheduling
 from harness import Stack
 from stack.settings import ROOT
 
-# By these a make that a test runs would take itself for a part of the one that runs the tests.
+# With these set, a make that a test runs would take itself for a sub-make of the one that runs the tests.
 for of_make in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(of_make, None)
 
-# Says where they are.
+# The environment variable with the folder of the stacks.
 FOLDER = "MQTT_TRACING_TEST_STACKS"
 STACKS = {"stack", "new_stack", "new_shared_stack"}
 
-# Files whose tests one worker runs: for each worker that has a test with the fixture ``stack``, one runs all the time.
+# Files whose tests share a worker: each worker that has a test with the fixture ``stack`` keeps a stack running.
 WITH = {
     # Its tests write to workshop/mine as well.
     "tests/test_every_command.py": "tests/test_workshop.py",
@@ -38,14 +38,14 @@ WITH = {
     "tests/test_new_services.py": "stack of another worker",
     "tests/test_strangers.py": "stack of another worker",
 }
-# Half a minute of it is waiting, with each broker: two workers have one each.
+# It waits half a minute with each broker, so each broker gets a worker of its own.
 BROKERS = "tests/test_brokers.py"
 
 
 class Scheduling(LoadScopeScheduling):
-    """One worker runs the tests of a file, in their order, if they share a fixture; those with a stack each are spread.
+    """Runs tests of a file that share a fixture in order on one worker; spreads tests that each have a stack.
 
-    This is what marks of ``xdist_group`` are for, which pytest-xdist 3.8.0 does not see with pytest 9.2.
+    ``xdist_group`` marks are meant for this, but pytest-xdist 3.8.0 does not see them with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -58,36 +58,36 @@ class Scheduling(LoadScopeScheduling):
 
 @cache
 def shares_fixtures(file: str) -> bool:
-    """Whether a file of tests has a fixture for all of them."""
+    """Tells whether a file has a fixture that all its tests share."""
     return 'scope="module"' in (ROOT / file).read_text()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Says which tests a worker gets together."""
+    """Decides which tests a worker gets together."""
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs a stack; such tests come first, since they take longest."""
+    """Marks the tests that need a stack, and runs them first, since they take longest."""
     for item in items:
         if isinstance(item, pytest.Function) and STACKS & set(item.fixturenames):
             item.add_marker(pytest.mark.stack)
     items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 
-# However slow a machine with much else to do is, that is no fault of a parser.
+# If a busy machine is slow, that is not the parser's fault.
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the folder that the stacks of all workers are in."""
+    """Creates the folder for the stacks of all workers."""
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="mqtt-tracing-test-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends the stacks that a worker has left, as it does after Ctrl-C."""
+    """Stops the stacks that a worker left running, as happens after Ctrl-C."""
     if not hasattr(config, "workerinput"):
         folder = Path(os.environ.pop(FOLDER))
         for left in folder.iterdir():
@@ -126,7 +126,7 @@ def new_shared_stack() -> Iterator[Callable[..., Stack]]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """A running stack that all tests share, who leave it as it was."""
+    """A running stack that all tests share; each leaves it as it was."""
     with stacks() as make:
         stack = make()
         stack.up()

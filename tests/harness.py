@@ -27,10 +27,10 @@ Result = TypeVar("Result")
 
 
 def files_of_the_project(pattern: str) -> list[Path]:
-    """The files that git has, or would take: nothing that was installed or built, as in ``node_modules``.
+    """The files that git tracks or would add: nothing installed or built, such as ``node_modules``.
 
     Args:
-        pattern: As git matches paths, ``*.md`` in any folder.
+        pattern: A git path pattern: ``*.md`` matches in any folder.
     """
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", pattern]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -38,34 +38,34 @@ def files_of_the_project(pattern: str) -> list[Path]:
 
 
 def eventually(look: Callable[[], Result], seconds: float = 30.0) -> Result:
-    """Looks until what is seen is true, and returns it; fails with what was last seen."""
+    """Calls ``look`` until its result is true, and returns it; on a time-out fails with the last result."""
     deadline = time.monotonic() + seconds
     pause = 0.02
     while not (seen := look()):
         if time.monotonic() > deadline:
             pytest.fail(f"not seen within {seconds} s; last: {seen!r}")
         time.sleep(pause)
-        # To look is work too, for the viewer above all: what has not come soon is looked for less often.
+        # Each look costs time, above all in the viewer, so the pauses between looks grow.
         pause = min(0.5, pause * 1.5)
     return seen
 
 
 def throughout(seconds: float, holds: Callable[[], bool]) -> None:
-    """Looks again and again, as long as an outage lasts, that something holds."""
+    """Checks repeatedly, for as long as an outage lasts, that something holds."""
     ended = time.monotonic() + seconds
     while time.monotonic() < ended:
         assert holds()
         time.sleep(min(0.5, max(0.0, ended - time.monotonic())))
 
 
-# Below those that the system gives to outgoing connections, and beside those that the stack has by default.
+# Below the system's ephemeral ports, and apart from the stack's default ports.
 PORTS = range(26_000, 32_000)
 PORTS_OF_A_PROCESS = 250
 
 
 @cache
 def _own_ports() -> Iterator[int]:
-    """Ports that no other test process takes, over and over: who holds the lock of a range has its ports."""
+    """Ports that no other test process takes, in a cycle: the process that locks a range owns its ports."""
     for first in PORTS[::PORTS_OF_A_PROCESS]:
         lock = os.open(Path(tempfile.gettempdir(), f"mqtt-tracing-ports-{first}"), os.O_CREAT | os.O_WRONLY)
         try:
@@ -79,13 +79,13 @@ def _own_ports() -> Iterator[int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that no other test takes before this one does."""
+    """Ports that nobody listens on and no other test process takes."""
     free = (port for port in itertools.islice(_own_ports(), PORTS_OF_A_PROCESS) if port_is_free(port))
     return list(itertools.islice(free, count))
 
 
 def reading(**changed: object) -> dict[str, object]:
-    """A reading that echo takes."""
+    """A reading that echo accepts."""
     return {
         "message_id": str(uuid4()),
         "device_id": "sensor-001",
@@ -98,7 +98,7 @@ def reading(**changed: object) -> dict[str, object]:
 
 
 def is_whole(spans: list[Span]) -> bool:
-    """Whether a trace is, so far, what the telemetry contract wants of a reading."""
+    """Tells whether a trace so far meets the telemetry contract for a reading."""
     root = roots(spans)[0].attributes
     return not first_break(spans, str(root.get("messaging.destination.name")), str(root.get("messaging.message.id")))
 
@@ -112,9 +112,9 @@ class Stack:
     def __init__(self, folder: Path, **values: str) -> None:
         names = [name.upper() for name in Settings.model_fields if name.endswith("_port")]
         self.values = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
-        # Metrics as the specification sends them: nine stacks at a time have enough to do.
+        # The specification's export interval: up to nine stacks run at a time, and that is load enough.
         self.values |= {"RUN_DIR": str(folder), "RUNTIME": "local", "OTEL_METRIC_EXPORT_INTERVAL": "60000", **values}
-        # What this machine's user has set for a stack of theirs is not for this one.
+        # Ignores the settings that this machine's user has made for their own stack.
         foreign = {name.upper() for name in Settings.model_fields}
         self.environment = {name: value for name, value in os.environ.items() if name not in foreign} | self.values
         self.settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.values.items()})  # pyright: ignore[reportCallIssue] (pydantic-settings parses them)
@@ -135,12 +135,12 @@ class Stack:
         )
 
     def up(self) -> None:
-        """Starts it; a test cannot go on without."""
+        """Starts it; fails the test if it does not start."""
         done = self.run("up")
         assert done.returncode == 0, done.stdout + done.stderr
 
     def stop_part(self, name: str) -> None:
-        """Ends one part as an ordinary deploy does, and waits for it."""
+        """Stops one part as an ordinary deploy does, and waits for it."""
         self.runtime.stop(name)
 
     def start_part(self, name: str) -> None:
@@ -154,7 +154,7 @@ class Stack:
             return supervisor.getProcessInfo(name)["pid"]
 
     def spans_of(self, attribute: str, value: str, count: int, since: int) -> list[Span]:
-        """Waits until the backend holds so many spans in traces that have a span with this attribute."""
+        """Waits until the backend holds at least ``count`` spans in traces that have a span with this attribute."""
 
         def look() -> list[Span]:
             ids = self.viewer.trace_ids(since, time.time_ns(), (attribute, value))
@@ -166,13 +166,13 @@ class Stack:
     def whole_traces(self, since: int) -> int:
         """How many readings the backend holds as one whole trace each."""
         counts = self.viewer.span_counts(since, time.time_ns())
-        # Publish, process, POST and POST /echo; and a trace that is whole stays so.
+        # Publish, process, POST and POST /echo. A trace that is whole stays whole.
         unknown = [name for name, count in counts.items() if count >= 4 and name not in self._whole]
         self._whole |= {name for name in unknown if is_whole(self.viewer.trace(name))}
         return len(self._whole & counts.keys())
 
     def publish_with_mosquitto_pub(self, topic: str, payload: str, *options: str) -> None:
-        """Publishes as a foreign client does: Mosquitto's own."""
+        """Publishes with Mosquitto's own client, as a foreign client would."""
         settings = self.settings
         login = ["-u", settings.mqtt_operator_username, "-P", settings.mqtt_operator_password.get_secret_value()]
         command = ["mosquitto_pub", "-p", str(settings.mqtt_port), *login, "-q", "1", "-t", topic, "-m", payload]
@@ -189,7 +189,7 @@ class Stack:
 
 @contextmanager
 def mosquitto(folder: Path, *lines: str) -> Iterator[Path]:
-    """A broker that is no part of a stack, with these lines of configuration; gives its log."""
+    """A broker outside any stack, with these lines of configuration; yields its log."""
     log, configuration = folder / "log", folder / "mosquitto.conf"
     configuration.write_text("\n".join(["user root", "log_dest stderr", *lines, ""]))
     with log.open("wb") as output, subprocess.Popen(["mosquitto", "-c", str(configuration)], stderr=output) as process:

@@ -1,4 +1,4 @@
-"""What becomes of the readings that a test sends, counted where they arrive."""
+"""Counts what becomes of the readings that a test sends, where they arrive."""
 
 import http.server
 import json
@@ -20,22 +20,22 @@ from harness import Stack, eventually, reading
 from mqtt_delivery import received_properties
 from stack.settings import Settings
 
-# A test's own clients receive what would stop paho's reader, too.
+# The tests' own clients must also receive messages that would stop paho's reader.
 received_properties.use_for_paho()
 
-# By the consumer's own word, where a test asks which of several it was.
+# From the consumer's log, for tests that ask which of several consumers it was.
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 RECEIVING = Path(__file__).parent / "receiving"
 
 
-# A producer that keeps still.
+# A producer that stays silent.
 QUIET = {"DEVICES": "1", "INTERVAL_SECONDS": "86400"}
 
 
 class NotingStack(Stack):
     """A stack whose echo notes which readings it has taken."""
 
-    # Hands on to the parts what makes it do so.
+    # Passes the variables for this on to the parts.
     program = (
         "-c",
         "from stack import environment; environment.SYSTEM_VARIABLES |= {'PYTHONPATH', 'TAKEN_FILE'}; "
@@ -59,7 +59,7 @@ class Taken(Protocol):
 
 
 class Noted(Protocol):
-    """What has to be known of a stack to send readings to it, and to see what becomes of them."""
+    """What a test must know about a stack to send readings to it and see what becomes of them."""
 
     @property
     def settings(self) -> Settings: ...
@@ -69,7 +69,7 @@ class Noted(Protocol):
 
 
 class Ledger:
-    """What became of the readings that a test sent: what echo has taken, and the broker's dead letters."""
+    """What became of the readings that a test sent: those that echo took, and the broker's dead letters."""
 
     def __init__(self, stack: Noted) -> None:
         self.stack = stack
@@ -91,7 +91,7 @@ class Ledger:
         client.subscribe("dead-letter/#", qos=1)
 
     def taken(self, which: str = "first") -> list[list[str]]:
-        """Id, device and number of each reading that echo has worked on, or that it was sent again."""
+        """Id, device and number of each reading that echo processed for the first time, or received again."""
         lines = [line.split() for line in self.stack.taken.read_text().splitlines()]
         return [taken for *taken, kind in lines if kind == which]
 
@@ -109,7 +109,7 @@ class Ledger:
         return sum(processed[identifier] > 1 for identifier in self.sent)
 
     def settle(self, seconds: float = 60.0) -> None:
-        """Waits until every reading is somewhere, and says where."""
+        """Waits until no reading is missing, and prints the counts."""
         eventually(lambda: not self.lost(), seconds)
         processed, dead = self.processed(), self.dead_lettered()
         print(
@@ -152,7 +152,7 @@ class Publisher:
             assert info.is_published()
 
     def send_now(self, device: str) -> None:
-        """Publishes a reading that was just taken, and does not wait for the broker."""
+        """Publishes a reading measured just now, and does not wait for the broker."""
         taken = reading(device_id=device, timestamp=datetime.now(UTC).isoformat())
         self._client.publish(f"sensors/{device}/reading", json.dumps(taken), qos=1)
 
@@ -171,7 +171,7 @@ class Publisher:
 
 @contextmanager
 def dead_letters(stack: Stack) -> Iterator[list[mqtt.MQTTMessage]]:
-    """What the broker delivers on the dead-letter topics meanwhile."""
+    """Collects what the broker delivers on the dead-letter topics during the block."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     password = stack.settings.mqtt_operator_password.get_secret_value()
     client.username_pw_set(stack.settings.mqtt_operator_username, password)

@@ -1,4 +1,4 @@
-"""What travels over MQTT is what ``asyncapi.yaml`` says, and the other way round."""
+"""The messages on MQTT match ``asyncapi.yaml``, and the other way round."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from service import BrokerSettings
 from stack.settings import ROOT
 
 TEXT = (ROOT / "asyncapi.yaml").read_text()
-# In the document, and not in this run.
+# In the document, but not in this run.
 NOT_HERE = {
     ("reading", "header tracestate"): "no vendor adds one here",
     ("deadLetter", "header tracestate"): "no vendor adds one here",
@@ -33,7 +33,7 @@ NOT_HERE = {
 
 @dataclass(frozen=True)
 class Received:
-    """A message, as the broker has delivered it."""
+    """A message as the broker delivered it."""
 
     topic: str
     payload: bytes
@@ -100,7 +100,7 @@ class Document:
         return next((kind for kind in self.kinds if kind.address.fullmatch(topic)), None)
 
     def problems(self, message: Received) -> Iterator[str]:
-        """In what a message is not as the document says."""
+        """Yields each way in which a message differs from the document."""
         kind = self.kind_of(message.topic)
         if kind is None:
             yield f"nothing is said of the topic {message.topic}"
@@ -130,7 +130,7 @@ DOCUMENT = Document(TEXT)
 
 @pytest.fixture(scope="module")
 def messages(stack: Stack) -> list[Received]:
-    """What the broker delivers while the producer publishes, and somebody else a reading that is none."""
+    """What the broker delivers while the producer publishes, and another client sends an invalid reading."""
     received: list[Received] = []
 
     def keep(_client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
@@ -144,12 +144,12 @@ def messages(stack: Stack) -> list[Received]:
     client.on_subscribe = lambda *_: subscribed.append(True)
     client.on_message = keep
     client.connect("127.0.0.1", settings.mqtt_port)
-    # Not the reading that is none.
+    # Leaves out the invalid reading.
     client.subscribe([(f"sensors/{name}/reading", 2) for name in ("sensor-001", "sensor-002", "sensor-003")])
     client.subscribe([("dead-letter/#", 2), ("heartbeat/#", 2)])
     client.loop_start()
     eventually(lambda: len(subscribed) == 2)
-    # The stack's consumer has readings enough.
+    # The stack's consumer has enough readings already.
     user, password = f"{settings.mqtt_consumer_username}-2", settings.mqtt_consumer_password
     idle = BrokerSettings(mqtt_port=settings.mqtt_port).new_client("consumer-2", user, password)
     consumer = Consumer(idle, "sensors/idle/reading", lambda message: None).connect("127.0.0.1", settings.mqtt_port)

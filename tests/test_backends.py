@@ -1,4 +1,4 @@
-"""Each backend holds what was sent, by the word of its own interface."""
+"""Each backend holds what was sent, as its own API reports."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ class Ingestion:
 
     @property
     def connection_string(self) -> str:
-        """What leads to it."""
+        """The connection string that leads to it."""
         address = f"http://127.0.0.1:{self._server.server_port}/"
         return f"InstrumentationKey={INSTRUMENTATION_KEY};IngestionEndpoint={address}"
 
@@ -84,7 +84,7 @@ def backends(new_shared_stack: Callable[..., Stack], ingestion: Ingestion) -> St
 
 
 def verified(stack: Stack, *backend: str) -> str:
-    """What ``make verify`` says, which must be that all is well."""
+    """The output of ``make verify``, which must succeed."""
     done = stack.run("verify", *backend)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -105,7 +105,7 @@ def test_zipkin_holds_the_whole_trace(backends: Stack) -> None:
     assert by_kind["CONSUMER"]["parentId"] == by_kind["PRODUCER"]["id"]
     assert by_kind["PRODUCER"]["tags"]["messaging.destination.name"] == "sensors/sensor-001/reading"
     assert by_kind["SERVER"]["localEndpoint"]["serviceName"] == "echo"
-    # The viewer, which stands for Scout, got it as well: the backends are beside it, not instead.
+    # The viewer, which stands for Scout, got it too: the backends are added to it and do not replace it.
     assert eventually(lambda: len(backends.viewer.trace(trace_id)) == 4)
 
 
@@ -176,7 +176,7 @@ def test_a_backend_that_is_away_disturbs_nobody_else(backends: Stack) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("error: zipkin does not answer at ")
         assert "is it in BACKENDS?" in done.stderr
-    # Once it is back it holds what was sent meanwhile: Zipkin had forgotten everything, the Collector had not.
+    # Once back, it holds what was sent meanwhile: Zipkin had lost everything, but the Collector had queued it.
     waiting = backends.viewer.trace_ids(since, time.time_ns())
     assert eventually(lambda: any(roots(Zipkin(backends.settings).trace(trace_id)) for trace_id in waiting))
 

@@ -1,4 +1,4 @@
-"""What docs/brokers.md says was measured, of the brokers as they are now."""
+"""The results in docs/brokers.md were measured with the current brokers."""
 
 import ast
 import json

@@ -1,7 +1,7 @@
 """Our consumer and our producer with brokers that are not ours; ``make test-brokers``.
 
-Each test asks for the same of each broker. Where one lacks what it takes, the service has to say so: that is asserted,
-not skipped. What each broker is and does becomes docs/brokers.md.
+Each test asks the same of each broker. If a broker lacks a feature, the service must report it: the test asserts that
+instead of skipping. The results become docs/brokers.md.
 """
 
 import json
@@ -32,7 +32,7 @@ from mqtt_delivery import received_properties
 from stack.part import beats
 
 Record = Callable[[str, object], None]
-# A consumer that hears nothing of its broker stops touching its file after 15 s, which is seen 10 s later.
+# A consumer that hears nothing from its broker stops touching its file after 15 s; this is noticed 10 s later.
 IDLE_SECONDS = [30, pytest.param(90, marks=pytest.mark.brokers)]
 NOBODY = "nobody/is/subscribed"
 
@@ -137,7 +137,7 @@ def all_taken(stack: NotingStack, sent: set[str], seconds: float = 60) -> None:
 
 
 class Idle:
-    """A service with nothing to do, and since when it does that."""
+    """An idle service, and the time since which it is idle."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -185,12 +185,12 @@ def broker(request: pytest.FixtureRequest, services: NotingStack) -> Iterator[Ru
 
 @pytest.fixture(scope="module", autouse=True)
 def idle(services: NotingStack, broker: Running) -> Iterator[Idle]:
-    """It waits while the other tests run; the last one looks at it."""
+    """It idles while the other tests run; the last test examines it."""
     with consumer(services, broker, "idle") as service, closing(Idle(service)) as waiting:
         yield waiting
 
 
-# What a CONNACK may say, and what it means that it does not (MQTT 5.0, 3.2.2.3).
+# Properties of a CONNACK, and what their absence means (MQTT 5.0, 3.2.2.3).
 ANNOUNCED = {
     "ReceiveMaximum": 65_535,
     "MaximumQoS": 2,
@@ -291,7 +291,7 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
         consumer(services, broker, "shared", "shared-2", MQTT_PORT=str(broker.ports[-1]), **sharing) as second,
     ):
         eventually(lambda: first.healthy() and second.healthy())
-        # Some brokers give one consumer all that it takes before another gets anything.
+        # Some brokers give one consumer as much as it accepts before another gets anything.
         os.kill(second.process.pid, signal.SIGSTOP)
         sent = publish(broker.port, "shared", 100)
         eventually(lambda: first.processed)
@@ -303,7 +303,7 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
         all_taken(services, sent)
         # They log it after echo has it.
         eventually(lambda: len(first.processed) + len(second.processed) >= 200)
-        # What is under way with one that does not answer may be given to the other; without a share each had all.
+        # Readings in flight to a silent consumer may go to the other; without a share each would have all of them.
         assert len(first.processed) + len(second.processed) <= 220
         assert second.stop() == 0
         # The broker may go on to give readings to the session of the one that is away.
@@ -330,7 +330,7 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
 
 
 class Link:
-    """The way to a port, which is cut whenever so many bytes have gone there, three times at most.
+    """A proxy to a port that cuts the connection after so many bytes, three times at most.
 
     Attributes:
         port: Where it begins.
@@ -415,7 +415,7 @@ def test_a_backlog_of_1000_goes_through_the_brokers_receive_maximum(
 def test_a_session_that_the_broker_has_lost_is_said(broker: Running, services: NotingStack) -> None:
     with consumer(services, broker, "lost") as receiver:
         eventually(receiver.healthy)
-        # Another client of that name: it takes the session over, and throws it away.
+        # Another client with that client id takes over the session and discards it.
         with client(broker.port, "lost"):
             pass
         eventually(lambda: "the broker has lost the session" in receiver.log)

@@ -46,7 +46,7 @@ def test_up_can_be_repeated_and_down_leaves_nothing(new_stack: Callable[..., Sta
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, f"{name}={port} still answers"
     assert stack.run("down").returncode == 0
-    # Nobody waits for a part that has stopped before it.
+    # No part waits for one that stopped earlier.
     assert "SIGKILL" not in (stack.settings.run_dir / "supervisord.log").read_text()
 
 
@@ -176,7 +176,7 @@ def made(stack: Stack, *words: str, **environment: str) -> subprocess.CompletedP
 
 
 def test_logs_prints_as_many_lines_as_it_is_asked_for(stack: Stack) -> None:
-    # What a terminal has set is its height.
+    # The terminal's LINES is its height, and must not count.
     done = made(stack, "logs", "PART=consumer", "LINES=3", LINES="50")
     assert len(done.stdout.splitlines()) == 3
     assert len(made(stack, "logs", "PART=consumer", LINES="5").stdout.splitlines()) == 20
@@ -319,7 +319,7 @@ def test_up_starts_parts_that_are_new_and_stops_those_that_are_no_longer_needed(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "consumer-2 is new.\n" in done.stdout
     assert "│ consumer-2 " in asked.run("ps").stdout
-    # Nothing else is started again but what has other settings.
+    # Only parts whose settings changed are restarted.
     assert [name for name, pid in before.items() if asked.pid(name) != pid] == ["collector", "consumer"]
     assert asked.run("verify").returncode == 0
 

@@ -1,4 +1,4 @@
-"""The configuration files say what they should, by the word of the programs that read them."""
+"""The configuration files are correct, as checked by the programs that read them."""
 
 import json
 import os

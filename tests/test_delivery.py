@@ -22,7 +22,7 @@ from ledger import QUIET, NewStack, NotingStack, Publisher, dead_letters, servin
 
 @pytest.fixture(scope="module")
 def quiet_stack(new_shared_stack: NewStack) -> NotingStack:
-    """A stack whose own producer keeps still."""
+    """A stack whose own producer stays silent."""
     stack = new_shared_stack(NotingStack, **QUIET)
     stack.up()
     return stack
@@ -94,7 +94,7 @@ def test_echo_talks_nonsense_for_a_while(quiet_stack: NotingStack, publisher: Pu
     assert not publisher.ledger.dead_lettered().keys() & set(publisher.ledger.sent)
 
 
-# Killed, it sends again what it had not acknowledged, and echo tells it by its key.
+# After a kill it sends unacknowledged readings again, and echo recognizes them by their key.
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_the_consumer_is_ended_with_500_queued_and_echo_works_on_each_once(
     quiet_stack: NotingStack, publisher: Publisher, sign: signal.Signals
@@ -177,7 +177,7 @@ def hostile_properties(number: int) -> Properties:
         case 3:
             properties.ContentType = properties.ResponseTopic = "\ufeff"
             properties.UserProperty = [("\ufeff", "\ufeff")]
-        # Control characters are not tried: Mosquitto itself refuses them, as it does what is no UTF-8.
+        # Control characters are not tried: Mosquitto itself refuses them, and invalid UTF-8 too.
         case _:
             properties.UserProperty = [("", ""), ("TRACEPARENT", "x"), ("ü" * 100, "\U0001f600")]
     return properties
@@ -222,7 +222,7 @@ def test_10000_hostile_messages_neither_stop_nor_fill_the_consumer(
             publisher.send_raw(f"sensors/{name}/reading", payload, properties, wait=number % 100 == 0)
             if number % 100 == 0:
                 publisher.send(1)
-                # Mosquitto 2.0.11 sends all that it holds at once, so the more it holds, the more comes.
+                # Mosquitto 2.0.11 sends everything it holds at once, so the more it holds, the more arrives.
                 eventually(lambda number=number: len(found) > number - ahead, 120)
                 largest = max(largest, consumer.memory_info().rss)
         publisher.ledger.settle(300)
@@ -298,7 +298,7 @@ def test_the_consumer_is_held_up_until_the_broker_gives_the_connection_up(
     consumer = quiet_stack.pid("consumer")
     timeouts = quiet_stack.runtime.log_text("mosquitto").count("Client consumer has exceeded timeout")
     publisher.send(500)
-    os.kill(consumer, signal.SIGSTOP)  # with readings in its hands
+    os.kill(consumer, signal.SIGSTOP)  # with readings in flight
     try:
         eventually(
             lambda: quiet_stack.runtime.log_text("mosquitto").count("Client consumer has exceeded timeout") > timeouts,

@@ -1,4 +1,4 @@
-"""A certificate for each device: it says who a device is, and what it may do; nobody comes in there without one."""
+"""A certificate for each device identifies it and sets its rights; that listener refuses clients without one."""
 
 import json
 import subprocess
@@ -96,7 +96,7 @@ def test_without_its_certificate_nobody_is_a_device(certified: NotingStack, tmp_
 def test_a_device_goes_on_with_its_renewed_certificate(certified: NotingStack) -> None:
     pid = certified.pid("producer")
     certified.stop_part("mosquitto")
-    # So that the former ones are worth nothing any more.
+    # This makes the earlier certificates worthless.
     (devices(certified) / "authorities.crt").unlink()
     for file in devices(certified).glob("*.pem"):
         file.unlink()

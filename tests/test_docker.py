@@ -72,7 +72,7 @@ def test_a_container_can_do_no_more_than_it_needs(name: str) -> None:
     assert service["pids_limit"] <= 256
 
 
-# Whom somebody outside talks to, or who may talk to somebody outside: the Collector to Scout.
+# Services that accept connections from outside or may connect to the outside, as the Collector does to Scout.
 OUTSIDE = {"mosquitto", "collector", "echo", "issuer", "gateway", "page", *BACKENDS}
 
 
@@ -269,7 +269,7 @@ def test_each_backend_holds_the_reading_in_containers_too(containers: Containers
         containers.stack("verify", backend)
     running = containers.docker("compose", "--profile", "*", "ps", "--services").split()
     assert set(running) == PARTS | {"jaeger", "zipkin", "prometheus", "grafana"}
-    # Nobody has to remember what it was started with.
+    # Users need not remember which backends it was started with.
     del containers.environment["BACKENDS"]
     containers.stack("down")
     assert containers.left() == ""

@@ -1,4 +1,4 @@
-"""``make doctor`` finds what is wrong with a stack, and says how to mend it."""
+"""``make doctor`` finds what is wrong with a stack, and says how to fix it."""
 
 import json
 import os
@@ -42,7 +42,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def examined(stack: Stack) -> subprocess.CompletedProcess[str]:
-    """Runs the doctor, which has to keep the secrets."""
+    """Runs the doctor, which must not print secrets."""
     done = stack.run("doctor")
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stdout.replace("the secret is wrong", "")
@@ -254,7 +254,7 @@ def test_parts_that_hang_do_not_hold_it_up(patient: Stack) -> None:
         "✗ collector",
         "✗ backend",
     }, found
-    # They go on as if nothing had been.
+    # They continue as if nothing had happened.
     eventually(lambda: patient.run("verify").returncode == 0)
 
 

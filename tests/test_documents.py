@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, commands work, code is what the source says."""
+"""The documents are correct: links lead somewhere, commands work, code matches the source."""
 
 import json
 import re

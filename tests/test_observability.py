@@ -188,13 +188,13 @@ class Metrics:
         return answer["data"]
 
     def values(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series that a query has now."""
+        """Labels and value of each series that a query returns now."""
         data = self.ask("query", query=query)
         assert data["resultType"] == "vector"
         return [(entry["metric"], float(entry["value"][1])) for entry in data["result"]]
 
     def panel(self, uid: str, title: str, kind: str = "timeseries") -> dict[str, list[tuple[dict[str, str], float]]]:
-        """What each query of a panel has now, by legend."""
+        """The current result of each query of a panel, by legend."""
         return {
             legend: self.values(expression(target))
             for (dashboard, panel, type_, legend), target in QUERIES.items()

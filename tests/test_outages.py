@@ -94,7 +94,7 @@ def test_the_broker_is_absent_at_the_start_and_knows_nobody_when_it_comes(
     stack.start_part("producer")
     eventually(lambda: "cannot connect" in stack.runtime.log_text("producer"))
     stack.start_part("mosquitto")
-    # The producer is there first, and the broker has no session of a consumer: it throws away what comes.
+    # The producer starts first: the broker has no consumer session yet, so it discards the readings.
     eventually(lambda: "nobody is subscribed" in stack.runtime.log_text("producer"))
     stack.start_part("consumer")
     eventually(lambda: len(ledger.processed() - before) > 300)

@@ -13,7 +13,7 @@ READINGS = 80
 
 
 def processed(stack: Stack) -> int:
-    """How many readings the consumer has processed, by its own word."""
+    """How many readings the consumer has processed, according to its log."""
     return len(re.findall("processed reading", stack.runtime.log_text("consumer")))
 
 

@@ -17,7 +17,7 @@ CONSUMERS = ("consumer", "consumer-2", "consumer-3")
 
 @pytest.fixture(scope="module")
 def shared_stack(new_shared_stack: NewStack) -> NotingStack:
-    """Three consumers, and a producer that keeps still."""
+    """Three consumers, and a producer that stays silent."""
     stack = new_shared_stack(NotingStack, CONSUMERS="3", DEVICES="1", INTERVAL_SECONDS="86400")
     stack.up()
     return stack
@@ -41,7 +41,7 @@ def shares(publisher: Publisher) -> list[int]:
 def test_three_consumers_share_300_readings(shared_stack: NotingStack, publisher: Publisher) -> None:
     publisher.send(300)
     publisher.ledger.settle()
-    # By the consumers' own words, which come after echo's.
+    # Counted from the consumers' logs, which are written after echo's notes.
     eventually(lambda: sum(shares(publisher)) == 300)
     print(f"shares {shares(publisher)}")
     assert publisher.ledger.twice() == 0

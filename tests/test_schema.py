@@ -1,4 +1,4 @@
-"""What the stack emits is what ``packages/telemetry/schema/`` says, and the other way round."""
+"""What the stack emits matches ``packages/telemetry/schema/``, and the other way round."""
 
 import json
 import pkgutil
@@ -27,7 +27,7 @@ from stack.settings import ROOT
 SCHEMA = ROOT / "packages" / "telemetry" / "schema"
 REGISTRY = Registry(SCHEMA)
 
-# In the schema, and not in this run.
+# In the schema, but not in this run.
 NOT_HERE: dict[tuple[str, str], str] = {
     ("producer span", "messaging.mqtt.retain"): "the producer publishes no retained readings",
     **{

@@ -15,7 +15,7 @@ READINGS = "sensors/+/reading"
 
 @pytest.fixture(scope="module")
 def quiet_stack(new_shared_stack: NewStack) -> NotingStack:
-    """Its own producer keeps still."""
+    """A stack whose own producer stays silent."""
     stack = new_shared_stack(NotingStack, DEVICES="1", INTERVAL_SECONDS="86400")
     stack.up()
     return stack

@@ -139,7 +139,7 @@ def test_who_is_slow_is_dropped_however_many_bytes_come(stack: Stack, part: str,
         slow.setblocking(False)
 
         def dropped() -> bool:
-            # A byte now and then is no reason to wait on.
+            # An occasional byte does not extend the wait.
             with suppress(ConnectionError):
                 slow.send(b"x" if begun else b"")
             return not is_open(slow)

@@ -1,4 +1,4 @@
-"""What docs/upstream reports is so, and its patches mend it."""
+"""The bugs that docs/upstream reports exist, and its patches fix them."""
 
 import re
 import shutil

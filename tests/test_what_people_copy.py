@@ -160,7 +160,7 @@ class Bench:
         self.acknowledged([self._publisher.publish(TOPIC.format("malformed"), payload, qos=1)])
 
     def begin(self) -> None:
-        """Forgets what was before."""
+        """Resets the counts."""
         self._sent.clear()
         self._dead.clear()
 
@@ -212,7 +212,7 @@ def service(output: str) -> Callable[[Stack, Path], tuple[list[str], dict[str, s
 
 @pytest.fixture(scope="module")
 def quiet_stack() -> Iterator[Stack]:
-    """A stack whose own services keep still."""
+    """A stack whose own services stay silent."""
     stack = Stack(Path(tempfile.mkdtemp(prefix="mqtt-tracing-test-")), DEVICES="1", INTERVAL_SECONDS="86400")
     stack.up()
     stack.stop_part("consumer")

@@ -366,7 +366,7 @@ def without(text: str, lines: tuple[str, ...]) -> str:
 
 @pytest.fixture
 def no_own_programs() -> Iterator[None]:
-    """None is left behind."""
+    """Leaves no such program behind."""
     yield
     for program in MINE.glob("*.py"):
         program.unlink()
