@@ -16,9 +16,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness import Stack
 from stack.settings import ROOT
+from workshop import OF_MAKE
 
 # With these set, a make that a test runs would take itself for a sub-make of the one that runs the tests.
-for of_make in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+for of_make in OF_MAKE:
     os.environ.pop(of_make, None)
 
 # The environment variable with the folder of the stacks.

@@ -12,7 +12,7 @@ from uuid import uuid4
 import paho.mqtt.client as mqtt
 import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -101,8 +101,10 @@ class Broker:
             self._process.wait(30)
 
 
-def new_client(client_id: str = "") -> mqtt.Client:
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
+def new_client(
+    client_id: str = "", protocol: MQTTProtocolVersion = mqtt.MQTTv5, clean_session: bool | None = None
+) -> mqtt.Client:
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=protocol)
     client.reconnect_delay_set(0, 1)
     return client
 

@@ -4,10 +4,10 @@ import threading
 
 import paho.mqtt.client as mqtt
 import pytest
-from delivery_harness import Broker, Handled, connected, eventually, publish
+from delivery_harness import Broker, Handled, connected, consuming, eventually, new_client, publish
 from hypothesis import given
 from hypothesis import strategies as st
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -41,17 +41,10 @@ def test_a_broker_that_keeps_to_receive_maximum_is_never_refused(
     assert receive_maximum * bounds.bytes_of(message) <= bounds.held_bytes
 
 
-def client_of(protocol: int, client_id: str) -> mqtt.Client:
-    clean_session = False if protocol == mqtt.MQTTv311 else None
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=protocol)  # pyright: ignore[reportArgumentType] (paho takes the number)
-    client.reconnect_delay_set(0, 1)
-    return client
-
-
 @pytest.mark.parametrize("failing", [False, True], ids=["all well", "one fails"])
 @pytest.mark.parametrize("protocol", [mqtt.MQTTv5, mqtt.MQTTv311], ids=["5", "3.1.1"])
 def test_what_the_broker_sends_too_far_ahead_is_left_to_it(
-    own_broker: Broker, topic: str, caplog: pytest.LogCaptureFixture, protocol: int, failing: bool
+    own_broker: Broker, topic: str, caplog: pytest.LogCaptureFixture, protocol: MQTTProtocolVersion, failing: bool
 ) -> None:
     own_broker.stop()
     # By MQTT 3.1.1 it sends all that it has; Mosquitto 2.0.11 does so by MQTT 5 too, after the first acknowledgement.
@@ -66,7 +59,8 @@ def test_what_the_broker_sends_too_far_ahead_is_left_to_it(
         threading.Event().wait(0.001)
 
     def new_consumer(handled: Handled) -> Consumer:
-        return Consumer(client_of(protocol, topic), f"{topic}/+", handled, receive_maximum=50)
+        client = new_client(topic, protocol, clean_session=False if protocol == mqtt.MQTTv311 else None)
+        return Consumer(client, f"{topic}/+", handled, receive_maximum=50)
 
     first = new_consumer(Handled()).connect("127.0.0.1", own_broker.port)
     eventually(lambda: first.healthy)
@@ -101,15 +95,14 @@ def test_a_flood_with_qos_0_is_bounded_too(own_broker: Broker, topic: str) -> No
         held.append(consumer._acknowledgements.held_bytes)
 
     handled = Handled(does)
-    consumer = Consumer(client_of(mqtt.MQTTv5, topic), f"{topic}/+", handled, receive_maximum=50)
-    consumer.connect("127.0.0.1", own_broker.port)
-    eventually(lambda: consumer.healthy)
-    with connected(own_broker) as (client, _):
+    with (
+        consuming(own_broker, f"{topic}/+", handled, receive_maximum=50) as consumer,
+        connected(own_broker) as (client, _),
+    ):
         for _ in range(1000):
             client.publish(f"{topic}/a", bytes(60_000))
         publish(client, f"{topic}/a", b"counts")
         gate.set()
         eventually(lambda: b"counts" in handled.payloads)
-    consumer.stop()
     assert max(held) <= 8 * 2**20 + 100_000
     assert len(handled.payloads) < 1000

@@ -12,9 +12,7 @@ from mqtt_delivery import Consumer, Message, Reject
 
 
 def old_client(client_id: str, clean_session: bool = False) -> mqtt.Client:
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=mqtt.MQTTv311)
-    client.reconnect_delay_set(0, 1)
-    return client
+    return new_client(client_id, mqtt.MQTTv311, clean_session)
 
 
 def old_consumer(broker: Broker, topic: str, handle: Handled, **options: object) -> Consumer:

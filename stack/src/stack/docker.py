@@ -6,10 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from dotenv import dotenv_values
 from typing_extensions import override
 
 from stack.console import console
+from stack.environment import given_variables
 from stack.errors import StackError
 from stack.local import check_ports
 from stack.parts import consumer_login
@@ -110,9 +110,8 @@ class DockerRuntime(Runtime):
 
     @property
     def _given(self) -> dict[str, str]:
-        """The variables that the user has set."""
-        values = {**dotenv_values(ROOT / ".env"), **os.environ}
-        return {name: value for name, value in values.items() if value}
+        """The variables that the user has set to something."""
+        return {name: value for name, value in given_variables().items() if value}
 
     def _check_files(self) -> None:
         """Refuses files for another broker that the containers would not see."""

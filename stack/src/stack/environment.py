@@ -27,9 +27,14 @@ TELEMETRY_DEFAULTS = {
 }
 
 
+def given_variables() -> dict[str, str]:
+    """The variables that the user has set: those of the environment beat those in ``.env``."""
+    return {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
+
+
 def environment_of(part: Part) -> dict[str, str]:
     """What a part gets: its own variables, and those from the environment and ``.env`` that it reads."""
-    given = {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
+    given = given_variables()
     wanted = SYSTEM_VARIABLES | part.reads | part.defaults.keys()
     read = {name: value for name, value in given.items() if name.upper() in wanted}
     if "OTEL_SERVICE_NAME" not in part.environment:

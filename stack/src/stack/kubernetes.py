@@ -314,10 +314,12 @@ def _output(*command: str) -> str:
 
 def _is_local(context: str, server: str) -> bool:
     """Whether a cluster is one of this machine."""
+    if context in LOCAL_CONTEXTS:
+        return True
     host = urlsplit(server).hostname or ""
     with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback or context in LOCAL_CONTEXTS
-    return host == "localhost" or context in LOCAL_CONTEXTS
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _load_images(context: str) -> None:

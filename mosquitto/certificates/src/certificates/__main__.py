@@ -17,7 +17,7 @@ def main() -> None:
     folder: Path = arguments.folder
     names = [name.strip() for name in arguments.devices.split(",") if name.strip()]
     print(f"certificates in {folder}: {'made' if prepare(folder) else 'kept'}")  # noqa: T201 (its output)
-    print(f"devices: {', '.join(prepare_devices(folder / 'devices', names)) or 'none'} made")  # noqa: T201
+    print(f"devices: {', '.join(prepare_devices(folder / 'devices', names)) or 'none'} made")  # noqa: T201 (its output)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from paho.mqtt.client import MQTTMessage
 
@@ -34,7 +35,7 @@ class Bounds:
     topic_bytes: int
     user_properties: int
 
-    @property
+    @cached_property
     def held_bytes(self) -> int:
         """The memory that messages may take: as much as a broker can fill that keeps to Receive Maximum."""
         user_properties = min(self.user_properties, self.packet_bytes // PACKED_USER_PROPERTY_BYTES)

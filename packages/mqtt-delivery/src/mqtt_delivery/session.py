@@ -68,7 +68,6 @@ class Session:
         self._client = client
         self._filter, self._former_filter = filters
         self._bounds = bounds
-        self._most_held_bytes = bounds.held_bytes
         self._expiry_seconds = expiry_seconds
         self._retain_handling = retain_handling
         self._mqtt_5 = client.protocol == mqtt.MQTTv5
@@ -343,15 +342,15 @@ class Session:
         return not self._mqtt_5 and message.retain and self._retain_handling == NO_RETAINED
 
     def _is_too_much(self) -> bool:
-        if not self._overflowed and self._acknowledgements.held_bytes > self._most_held_bytes:
+        if not self._overflowed and self._acknowledgements.held_bytes > self._bounds.held_bytes:
             self._overflowed = True
             if not self._said_overflow:
-                log.warning("over %d MiB wait: the broker gets to send the rest again", self._most_held_bytes >> 20)
+                log.warning("over %d MiB wait: the broker gets to send the rest again", self._bounds.held_bytes >> 20)
                 self._said_overflow = True
         return self._overflowed
 
     def _has_room_again(self) -> bool:
-        return self._overflowed and self._acknowledgements.held_bytes <= self._most_held_bytes // 4
+        return self._overflowed and self._acknowledgements.held_bytes <= self._bounds.held_bytes // 4
 
     def acknowledged(self) -> None:
         """Has the broker send what was left to it, once there is room for it."""
