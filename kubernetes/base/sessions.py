@@ -1,9 +1,9 @@
 """Ends the sessions of consumers that were scaled away, and processes what they hold: ``sessions.py SESSION``.
 
-It compares what is with what should be, again and again. So it does not matter how a pod went: told to stop, killed,
-or with its node. A pod that is updated, or started again, is one that should be there: it finds its session.
+It compares the actual state with the wanted one in a loop. So it does not matter why a pod is gone: it was told to
+stop, it was killed, or its node is gone. A pod that is updated or restarted counts as wanted, so it finds its session.
 
-SESSION is a client id, and after ``=`` its user, with {0} for the number of the pod. It runs in the consumer's image.
+SESSION is ``CLIENT_ID=USER``, with {0} for the number of the pod. The program runs in the consumer's image.
 """
 
 import logging
@@ -25,8 +25,8 @@ log = logging.getLogger("sessions")
 
 
 def pods_in_use() -> int | None:
-    """How many of the consumers, from the first one on, should run or still do; None if Kubernetes does not say."""
-    # The token is a new one each hour.
+    """The number of consumers, from the first one on, that should run or still run; None if Kubernetes does not say."""
+    # Read each time, because Kubernetes replaces the token every hour.
     authorization = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}"}
     url = SCALE.format((ACCOUNT / "namespace").read_text())
     try:
@@ -37,19 +37,19 @@ def pods_in_use() -> int | None:
         log.warning("Kubernetes does not say how many consumers there are: %s", error)
         return None
     ALIVE.touch()
-    # Scaled to none, they pause: the first one's session keeps what comes.
+    # Scaled to 0, the consumers pause: the session of the first one keeps new readings.
     return max(1, scale["spec"].get("replicas", 0), scale["status"].get("replicas", 0))
 
 
 def ended(session: str, gone: range) -> bool:
-    """Whether these sessions were emptied and ended; not if one of them is in use again before."""
+    """Empties and ends these sessions; returns False if that failed, or if one of them came into use again before."""
     names = [session.format(number) for number in gone]
     leave = subprocess.Popen([sys.executable, "-m", "consumer", "--leave", *names])
     try:
         while leave.poll() is None:
             time.sleep(LOOK_SECONDS)
             if (pods_in_use() or 0) > gone.start:
-                # What it has not emptied goes on with its pod.
+                # The pod that is back processes what is still in its session.
                 leave.terminate()
     finally:
         leave.terminate()
@@ -59,11 +59,11 @@ def ended(session: str, gone: range) -> bool:
 
 
 def main() -> None:
-    """Goes on until it is stopped."""
-    # The first process of a container is not ended by a signal that it does not handle.
+    """Runs until it is stopped."""
+    # Process 1 of a container ignores a signal that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    # Whatever was there before: nobody says how many there were.
+    # CONSUMERS is the most there can be; nobody knows how many there were before this start.
     session, first_ended = sys.argv[1], int(os.environ["CONSUMERS"])
     while True:
         in_use = pods_in_use()

@@ -1,4 +1,4 @@
-// What checks the manifests: kustomize, and the Prometheus Operator, whose example/ folder has the schemas of its resources.
+// Tools that check the manifests: kustomize; the Prometheus Operator, whose example/ folder has its resources' schemas.
 module tools
 
 go 1.26.0
