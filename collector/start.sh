@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts the Collector with config.yaml and the overlays that are asked for: the Collector merges what it is given.
+# Starts the Collector with config.yaml and the overlays that the environment asks for; the Collector merges them.
 set -eu
 
 config=$(CDPATH='' cd "$(dirname "$0")" && pwd)
@@ -8,7 +8,7 @@ if [ -n "${TAIL_SAMPLING_PERCENTAGE:-}" ]; then
     set -- "$@" --config "$config/tail-sampling.yaml"
 fi
 for backend in $(echo "${BACKENDS:-}" | tr ',' ' '); do
-    # Grafana shows what the others hold, so what it needs of the Collector is metrics for Prometheus.
+    # Grafana only queries the other backends, so it needs Prometheus' metrics from the Collector.
     [ "$backend" != grafana ] || backend=prometheus
     set -- "$@" --config "$config/backends/$backend.yaml"
 done

@@ -1,5 +1,6 @@
-# Makes the file of Mosquitto's dynamic-security plugin from two others: the passwords, as mosquitto_passwd hashes them
-# (name:$7$iterations$salt$hash), and the ACL. With certificates=1, devices have no password; devices is a list of names.
+# Makes the file of Mosquitto's dynamic-security plugin from two other files: the passwords as mosquitto_passwd hashes
+# them (name:$7$iterations$salt$hash), and the ACL. With certificates=1, devices have no password; devices lists their
+# names.
 
 function quoted(text) {
     gsub(/["\\]/, "\\\\&", text)
@@ -14,7 +15,7 @@ function allowed(what, topic) {
     return "{\"acltype\": \"" what "\", \"allow\": true, \"topic\": " quoted(topic) "}"
 }
 
-# The rights of a user, from the lines of its topics; share names are free.
+# The rights of a user, from the lines of its topics; any share name is allowed.
 function rights(lines, name, id,    count, line, words, number, all, access, topic) {
     count = split(lines, line, "\n")
     for (number = 1; number < count; number++) {

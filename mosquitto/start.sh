@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts Mosquitto with users and ports from the environment. The passwords are hashed here, at each start: they are
+# Starts Mosquitto with users and ports from the environment. It hashes the passwords at each start, so that they are
 # in no image and in no process list.
 set -eu
 umask 077
@@ -10,7 +10,7 @@ data=${MOSQUITTO_DATA:?}   # what the broker keeps
 
 mkdir -p "$state" "$data"
 
-# Each distribution has it in another folder.
+# The folder depends on the distribution.
 plugin=$(find "$(dirname "$(command -v mosquitto)")/../lib" /usr/lib /usr/local/lib -maxdepth 2 \
     -name mosquitto_dynamic_security.so 2>/dev/null | head -n 1)
 [ -n "$plugin" ] || { echo "Mosquitto's plugin mosquitto_dynamic_security.so is not there." >&2 && exit 2; }
@@ -18,7 +18,7 @@ plugin=$(find "$(dirname "$(command -v mosquitto)")/../lib" /usr/lib /usr/local/
 retain=false
 [ "${MQTT_RETAIN:-0}" = 1 ] && retain=true
 
-fill() { # copies $1 to $2 with the values put in
+fill() { # copies $1 to $2 with the values filled in
     sed -e "s|@MQTT_PORT@|${MQTT_PORT:-1883}|g" \
         -e "s|@MQTT_BIND@|${MQTT_BIND:-127.0.0.1}|g" \
         -e "s|@MQTT_DEVICE_PORT@|${MQTT_DEVICE_PORT:-8883}|g" \
@@ -32,7 +32,7 @@ fill() { # copies $1 to $2 with the values put in
 }
 fill "$config/mosquitto.conf" "$state/mosquitto.conf"
 
-# The ACL names the users; the environment has the name and the password of each.
+# The ACL lists the users; the environment has the name and the password of each.
 cp "$config/acl" "$state/acl"
 : >"$state/passwords"
 users=$(sed -n 's/^user @\(.*\)_USERNAME@$/\1/p' "$config/acl" | sort -u)
@@ -48,13 +48,13 @@ for user in $users; do
     mv "$state/acl.filled" "$state/acl"
     printf '%s:%s\n' "$username" "$password" >>"$state/passwords"
 done
-# The plugin reads no other hash.
+# The plugin reads only this hash.
 mosquitto_passwd -H sha512-pbkdf2 -U "$state/passwords"
 awk -v certificates="${MQTT_CLIENT_CERTIFICATES:-0}" -v devices="${MQTT_DEVICE_NAMES:-}" \
     -f "$config/dynamic-security.awk" "$state/passwords" "$state/acl" >"$state/dynamic-security.json"
 rm "$state/passwords" "$state/acl"
 
-# Options at the end of the file are of the listener, which then takes nothing but TLS.
+# Options at the end of the file belong to the listener, which then accepts only TLS.
 if [ "${MQTT_TLS:-0}" = 1 ]; then
     printf 'certfile %s\nkeyfile %s\n' "$MQTT_CERTIFICATES/server.crt" "$MQTT_CERTIFICATES/server.key" \
         >>"$state/mosquitto.conf"
@@ -65,7 +65,7 @@ if [ "${MQTT_CLIENT_CERTIFICATES:-0}" = 1 ]; then
     cat "$state/devices.conf" >>"$state/mosquitto.conf"
 fi
 
-# What the health check logs in with (mosquitto_rr reads it from $XDG_CONFIG_HOME).
+# The login of the health check (mosquitto_rr reads this file from $XDG_CONFIG_HOME).
 printf -- '-V mqttv5\n-p %s\n-u %s\n-P %s\n' "${MQTT_PORT:-1883}" "$MQTT_OPERATOR_USERNAME" "$MQTT_OPERATOR_PASSWORD" \
     >"$state/mosquitto_rr"
 if [ "${MQTT_TLS:-0}" = 1 ]; then

@@ -1,13 +1,13 @@
-// What a dashboard file has to be: Grafana's own types, with the options of the panels that we use.
+// The type of a dashboard file: Grafana's own types, with the options of the panels that we use.
 
 import type {Dashboard as Published, DataQuery, Panel} from '@grafana/schema';
 import type * as Stat from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen.d.ts';
 import type * as TimeSeries from '@grafana/schema/dist/types/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen.d.ts';
 
-// JSON has the values of Grafana's enumerations, not their names.
+// JSON contains the values of Grafana's enumerations, not their names.
 type Json<T> = T extends string ? `${T}` : T extends object ? {[Key in keyof T]: Json<T[Key]>} : T;
 
-// The published package knows the queries of no data source. These are the fields of Prometheus' that we use.
+// The published package has no types for queries. These are the fields of Prometheus queries that we use.
 interface Query extends DataQuery {
   datasource: {type: 'prometheus'; uid: 'prometheus'};
   editorMode: 'code';

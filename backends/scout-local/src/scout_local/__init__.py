@@ -1,1 +1,1 @@
-"""An OAuth2 issuer on the laptop: the stand-in for Scout's token endpoint."""
+"""An OAuth2 issuer on a laptop: the stand-in for Scout's token endpoint."""

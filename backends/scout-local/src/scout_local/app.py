@@ -18,7 +18,7 @@ from limits.strategies import MovingWindowRateLimiter
 from scout_local.settings import Settings
 
 ALGORITHM = "RS256"
-# Wrong secrets from one address; after that it gets no answer until the minute is over, not even with the right one.
+# Wrong secrets per address and minute; after that, even the right secret is refused until the minute is over.
 WRONG_SECRETS = RateLimitItemPerMinute(300)
 # RFC 6749 section 5.1: no cache keeps a token.
 NOT_KEPT = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -59,8 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         client_secret: Annotated[str, Form()] = "",
         audience: Annotated[str, Form()] = "",
     ) -> dict[str, str | int] | JSONResponse:
-        """Grants a token to the one client there is."""
-        # Browsers send this header for every page. No page has a reason to ask here, and its guesses are not counted.
+        """Grants a token to the only client."""
+        # Browsers send this header with each POST of a page. No page should ask here, and its guesses are not counted.
         if "Origin" in request.headers:
             return refuse(403, "invalid_request", "a web page gets no token")
         address = request.client.host if request.client else ""
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         given_id = credentials.username if credentials else client_id
         given_secret = credentials.password if credentials else client_secret
         expected_secret = settings.local_scout_client_secret.get_secret_value()
-        # Always compares both, so that the time says nothing about which one was wrong.
+        # Always compares both, so that the response time does not tell which one was wrong.
         right_id = secrets.compare_digest(given_id.encode(), settings.local_scout_client_id.encode())
         right_secret = secrets.compare_digest(given_secret.encode(), expected_secret.encode())
         if not (right_id and right_secret):
@@ -97,12 +97,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     def unreadable(request: Request, error: HTTPException) -> JSONResponse:
-        """An Authorization header that FastAPI could not read."""
+        """Answers an Authorization header that FastAPI could not read."""
         return refuse(error.status_code, "invalid_client", str(error.detail))
 
     @app.get("/.well-known/openid-configuration")
     def discovery() -> dict[str, str | list[str]]:
-        """Where everything is, and how tokens are signed."""
+        """Returns the addresses of the endpoints, and how tokens are signed."""
         return {
             "issuer": settings.issuer_url,
             "token_endpoint": f"{settings.issuer_url}/oauth2/token",
@@ -116,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/oauth2/jwks")
     def jwks() -> dict[str, object]:
-        """The public half of the signing key."""
+        """Returns the public half of the signing key."""
         return dict(KeySet([key]).as_dict(private=False))
 
     @app.get("/healthz")

@@ -1,4 +1,4 @@
-"""Certificate authorities on the laptop, for TLS to the broker and for the devices that log in with a certificate."""
+"""Certificate authorities on a laptop, for TLS to the broker and for devices that log in with a certificate."""
 
 import os
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ RENEWED_BEFORE_END = timedelta(days=30)
 
 
 def prepare(folder: Path) -> bool:
-    """Makes ``ca.crt``, ``server.crt`` and ``server.key``, unless they are there and good for a while.
+    """Makes ``ca.crt``, ``server.crt`` and ``server.key``, unless they exist and do not expire soon.
 
     Returns:
-        Whether they were made.
+        True if they were made.
     """
     files = [folder / name for name in ("ca.crt", "server.key", "server.crt")]
     now = datetime.now(UTC)
@@ -27,7 +27,7 @@ def prepare(folder: Path) -> bool:
     authority = _new_authority()
     server = authority.issue_cert(*NAMES, not_after=now + LIFETIME)
     folder.mkdir(parents=True, exist_ok=True)
-    # Written last, because the check above looks at it: an incomplete set is made again.
+    # The certificate is written last, because the check above looks at it: an incomplete set is made again.
     _write(files[0], authority.cert_pem.bytes(), 0o644)
     _write(files[1], server.private_key_pem.bytes(), 0o600)
     _write(files[2], b"".join(blob.bytes() for blob in server.cert_chain_pems), 0o644)
@@ -35,17 +35,17 @@ def prepare(folder: Path) -> bool:
 
 
 def prepare_devices(folder: Path, names: Iterable[str]) -> list[str]:
-    """Makes ``NAME.pem``, the key and the certificate of each device, unless it is there and good for a while.
+    """Makes ``NAME.pem``, the key and the certificate of each device, unless it exists and does not expire soon.
 
-    The authorities that issued them are in ``authorities.crt``, the former ones as well: a device whose certificate was
-    renewed comes in with the old one until that ends.
+    ``authorities.crt`` has the authorities that issued them, including former ones: a device whose certificate was
+    renewed can still connect with the old one until that expires.
 
     Args:
-        folder: Where they are kept.
-        names: The devices' users at the broker, which are the common names of their certificates.
+        folder: The folder for the certificates.
+        names: The devices' user names at the broker, which are the common names of their certificates.
 
     Returns:
-        The names of those that were made.
+        The names of the devices whose certificates were made.
     """
     now = datetime.now(UTC)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def prepare_devices(folder: Path, names: Iterable[str]) -> list[str]:
         _write(authorities, former + authority.cert_pem.bytes(), 0o644)
         for name in due:
             device = authority.issue_cert(common_name=name, not_after=now + LIFETIME)
-            # The group is that of the producer's container, which stands for a device.
+            # Readable by the group of the producer's container, which simulates a device.
             _write(folder / f"{name}.pem", device.private_key_and_cert_chain_pem.bytes(), 0o640)
     return due
 
@@ -72,7 +72,7 @@ def _is_good(certificate: Path, now: datetime) -> bool:
 
 
 def _write(file: Path, content: bytes, mode: int) -> None:
-    # Renamed, so that nobody reads half a file; it has its mode from the first byte.
+    # Written elsewhere and renamed, so that nobody reads half a file; created with its mode, so it is never too open.
     partial = file.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as opened:

@@ -7,7 +7,7 @@ from certificates import prepare, prepare_devices
 
 
 def main() -> None:
-    """Makes them, or says that they are there."""
+    """Makes the certificates and prints which were made or kept."""
     parser = argparse.ArgumentParser(
         prog="certificates", description="Makes the certificates of the broker and of devices."
     )
