@@ -11,28 +11,28 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One that nobody stops."""
+    """A broker that no test stops."""
     with Broker(tmp_path_factory.mktemp("mosquitto")) as running:
         yield running
 
 
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """One for a test that stops it."""
+    """A broker for a test that stops it."""
     with Broker(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
-    """A topic of the test's own."""
+    """A topic that only this test uses."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return f"tests/{name}"
 
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
-    """Reads what the package measures."""
+    """Reads the metrics of the package."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     monkeypatch.setattr("mqtt_delivery.metrics.get_meter", provider.get_meter)

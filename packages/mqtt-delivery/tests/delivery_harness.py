@@ -1,4 +1,4 @@
-"""What the tests share: a Mosquitto of their own, clients of it, handlers that note what they are given."""
+"""Shared by the tests: a Mosquitto of their own, clients for it, and handlers that record their messages."""
 
 import socket
 import subprocess
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 40.0
 
 
 def eventually(look: Callable[[], Result], seconds: float = TIMEOUT_SECONDS) -> Result:
-    """Looks until what is seen is true, and returns it; fails with what was last seen."""
+    """Calls ``look`` until its result is true, and returns that; fails with the last result."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.02)):
         if seen := look():
@@ -39,13 +39,13 @@ def listens(port: int) -> bool:
 
 
 class Broker:
-    """A Mosquitto that can be ended, started again, and given other settings meanwhile.
+    """A Mosquitto that a test can stop, start again, and configure in between.
 
-    It refuses what is published below ``forbidden/``, and more where a test denies it.
+    It refuses messages below ``forbidden/``, and those that a test denies.
     """
 
     def __init__(self, folder: Path) -> None:
-        # The system gives it to nobody else while the broker is away.
+        # The system gives this port to nobody else while the broker is stopped.
         (self.port,) = free_ports(1)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +53,7 @@ class Broker:
         self.deny("forbidden/#")
 
     def deny(self, topic_filter: str) -> None:
-        """From its next start on."""
+        """Denies a topic filter from the next start on."""
         (self._folder / "acl").write_text(f"topic readwrite #\ntopic deny {topic_filter}\n")
 
     def start(self) -> None:
@@ -73,11 +73,11 @@ class Broker:
         assert started.poll() is None, self.log()
 
     def stop(self, forget: bool = False) -> None:
-        """Ends it as an ordinary restart does; it keeps the sessions unless it is to forget them."""
+        """Stops it in the ordinary way; it keeps its sessions unless ``forget`` is set."""
         assert self._process is not None
         for _ in range(15):
             self._process.terminate()
-            # It overlooks a signal that comes while it starts.
+            # It misses a signal that comes while it starts.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(2)
                 break
@@ -111,7 +111,7 @@ def new_client(
 
 @contextmanager
 def connected(broker: Broker, *subscriptions: str) -> Iterator[tuple[mqtt.Client, list[mqtt.MQTTMessage]]]:
-    """A client of raw paho, and what it receives."""
+    """A plain paho client, and the messages that it receives."""
     client = new_client()
     received: list[mqtt.MQTTMessage] = []
     ready = threading.Event()
@@ -134,7 +134,7 @@ def connected(broker: Broker, *subscriptions: str) -> Iterator[tuple[mqtt.Client
 
 
 def publish(client: mqtt.Client, topic: str, *payloads: bytes, properties: Properties | None = None) -> None:
-    """Returns when the broker has acknowledged them."""
+    """Publishes messages, and returns when the broker has acknowledged them."""
     infos = [client.publish(topic, payload, qos=1, properties=properties) for payload in payloads]
     for info in infos:
         info.wait_for_publish(TIMEOUT_SECONDS)
@@ -142,7 +142,7 @@ def publish(client: mqtt.Client, topic: str, *payloads: bytes, properties: Prope
 
 
 class Handled:
-    """A handler that notes what it was given, and does with it what a test says."""
+    """A handler that records its messages, and calls a function of the test with each."""
 
     def __init__(self, does: Callable[[Message], object] = lambda message: None) -> None:
         self.does = does
@@ -171,9 +171,9 @@ def consuming(
     port: int | None = None,
     **options: object,
 ) -> Iterator[Consumer]:
-    """A consumer that is subscribed, until the block ends."""
+    """A consumer that stays subscribed until the block ends."""
     client = new_client(client_id or f"consumer-{uuid4().hex}")
-    consumer = Consumer(client, topic, handle, **options)  # pyright: ignore[reportArgumentType] (a test's own)
+    consumer = Consumer(client, topic, handle, **options)  # pyright: ignore[reportArgumentType] (options of a test)
     consumer.connect("127.0.0.1", port or broker.port)
     eventually(lambda: consumer.healthy)
     yield consumer
@@ -181,7 +181,7 @@ def consuming(
 
 
 class Between:
-    """Passes bytes on between a client and a broker; what the broker sends it may change."""
+    """A proxy between a client and a broker, which can change the bytes that the broker sends."""
 
     def __init__(self, port: int, change: Callable[[bytes], bytes]) -> None:
         self._broker = port
@@ -221,7 +221,7 @@ def between(port: int, change: Callable[[bytes], bytes]) -> Iterator[Between]:
 
 
 def saying(**properties: object) -> Callable[[bytes], bytes]:
-    """Adds to what a broker says in its CONNACK, which is the first that it sends and comes alone."""
+    """Adds properties to a broker's CONNACK, which comes first and alone."""
 
     def change(data: bytes) -> bytes:
         if data[0] != 0x20:
@@ -236,7 +236,7 @@ def saying(**properties: object) -> Callable[[bytes], bytes]:
 
 
 def values(reader: InMemoryMetricReader) -> dict[str, list[float]]:
-    """The values of each metric: of a histogram, the sums."""
+    """The values of each metric; the sums for a histogram."""
     data = reader.get_metrics_data()
     assert data is not None
     return {

@@ -10,7 +10,7 @@ from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
 
 
 class Client:
-    """Notes what is acknowledged."""
+    """Records the acknowledgements."""
 
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
@@ -105,7 +105,7 @@ def test_what_comes_again_with_another_packet_id_and_without_dup_is_recognised_o
     acknowledgements.connection_lost()
     assert not acknowledgements.arrived(delivery(11, b"equal"))
     assert not acknowledgements.arrived(delivery(12, b"equal"))
-    # A third of the same content is a message of its own.
+    # A third one with the same content is a new message.
     assert acknowledgements.arrived(delivery(13, b"equal"))
     acknowledgements.done(second)
     acknowledgements.done(first)

@@ -1,4 +1,4 @@
-"""What waits in a consumer is bounded, whatever the broker sends ahead."""
+"""The memory of messages that wait in a consumer is limited, whatever the broker sends ahead."""
 
 import threading
 
@@ -47,7 +47,8 @@ def test_what_the_broker_sends_too_far_ahead_is_left_to_it(
     own_broker: Broker, topic: str, caplog: pytest.LogCaptureFixture, protocol: MQTTProtocolVersion, failing: bool
 ) -> None:
     own_broker.stop()
-    # By MQTT 3.1.1 it sends all that it has; Mosquitto 2.0.11 does so by MQTT 5 too, after the first acknowledgement.
+    # With MQTT 3.1.1 it sends all messages at once; Mosquitto 2.0.11 does so with MQTT 5 too, after the first
+    # acknowledgement.
     own_broker.settings += ["max_inflight_messages 0"]
     own_broker.start()
     held: list[int] = []
@@ -67,7 +68,7 @@ def test_what_the_broker_sends_too_far_ahead_is_left_to_it(
     first.stop()
     count = 400
     with connected(own_broker, f"dead-letter/{topic}/+") as (client, dead):
-        # Four times what may wait.
+        # Four times as much as may wait.
         for number in range(count):
             publish(client, f"{topic}/{'bad' if number == 20 else 'good'}", b"%d " % number + bytes(60_000))
         handled = Handled(does)

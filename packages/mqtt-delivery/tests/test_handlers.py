@@ -1,4 +1,4 @@
-"""The consumer against a real Mosquitto: what its handler does, and what becomes of the message."""
+"""The consumer with a real Mosquitto: what its handler does, and what happens to the message."""
 
 import os
 import signal
@@ -258,7 +258,7 @@ def test_an_id_that_was_processed_is_not_processed_again(
         publish(client, topic, b"a", b"a", b"b", b"c", b"a", b"new\nline", b"new\nline", b"x" * 1000, b"x" * 1000)
         eventually(lambda: len(handled.messages) == 7)
     assert handled.payloads[:5] == [b"a", b"b", b"c", b"a", b"new\nline"]
-    # What is that long is no id.
+    # A text that is too long is not taken as an id.
     assert [message.id for message in handled.messages[5:]] == [None, None]
     assert f"message a on {topic} was processed before" in caplog.text
     assert f"message 'new\\nline' on {topic} was processed before" in caplog.text
@@ -313,7 +313,7 @@ def test_batches_are_handled_at_once_and_a_bad_message_does_not_take_its_batch_w
     ):
 
         def count() -> int:
-            # One that comes alone is no batch.
+            # A message that comes alone is no batch: it goes to the ordinary handler.
             return sum(map(len, batches)) + len(handled.messages)
 
         publish(client, f"{topic}/a", *payloads(100))
@@ -457,7 +457,7 @@ def test_a_session_is_left_with_nothing_in_it(broker: Broker, topic: str) -> Non
         assert leaving.leave(stop, "127.0.0.1", broker.port)
         assert handled.payloads == payloads(300)
         publish(client, f"{topic}/a", b"more")
-        # There is nothing to leave any more.
+        # Now there is no session to leave.
         again = Consumer(new_client(topic), f"{topic}/+", handled, consumers=2, share_name="s")
         assert again.leave(stop, "127.0.0.1", broker.port)
         assert len(handled.messages) == 300
@@ -558,14 +558,14 @@ def test_memory_stays_flat_in_a_flood(broker: Broker, topic: str, tmp_path: Path
             info = client.publish(f"{topic}/{number % 100}", b"x" * 1000, qos=1)
         info.wait_for_publish(60)  # pyright: ignore[reportPossiblyUnboundVariable] (there were many)
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
-        # By then the allocator has what it needs for all that is under way.
+        # By now the allocator has the memory for all messages in flight.
         eventually(lambda: lines() > 10_000)
         before = mebibytes(process.pid)
         eventually(lambda: lines() >= 20_000)
         after = mebibytes(process.pid)
         process.terminate()
     print(f"after 10,000 of 20,000 messages {before:.1f} MiB, after all {after:.1f} MiB")
-    # Mosquitto 2.0.11 sends all of them ahead, now earlier and now later.
+    # Mosquitto 2.0.11 sends all of them ahead, sometimes earlier and sometimes later.
     assert after < before + 8
 
 
@@ -605,7 +605,7 @@ def test_each_attempt_has_a_span_that_says_what_happened(
     assert attributes[-1]["messaging.mqtt.dead_letter"] == f"dead-letter/{topic}"
     assert all([event.name for event in span.events] == ["inside", "exception"] for span in spans)
     assert spans[-1].status.description == "never ?"
-    # What is exported has to be text.
+    # The exporter can encode only valid text.
     for event in spans[-1].events:
         for value in (event.attributes or {}).values():
             str(value).encode()

@@ -1,4 +1,4 @@
-"""What a consumer knows of its health, with Mosquitto; and what it says of what a broker refuses or ends."""
+"""A consumer's health with a real Mosquitto, and what it logs when a broker refuses or ends something."""
 
 import signal
 import threading
@@ -23,7 +23,7 @@ from mqtt_delivery import Consumer, Message, Publisher, heartbeat, session
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A life in seconds."""
+    """Shortens the times of the heartbeat."""
     for name, seconds in {"BEAT": 0.3, "UNHEALTHY": 1.5, "SILENCE": 3.0}.items():
         monkeypatch.setattr(heartbeat, f"{name}_SECONDS", seconds)
     for name in ("UNHEALTHY", "SILENCE"):
@@ -109,7 +109,7 @@ def test_what_is_published_and_not_delivered_is_noticed(own_broker: Broker, topi
     consumer = Consumer(new_client("worker"), topic, Handled()).connect("127.0.0.1", own_broker.port)
     with running(consumer) as run:
         eventually(lambda: len(run.beats) >= 2)
-        # Somebody with more rights ends the subscription: the connection stands, the broker answers.
+        # As if an administrator ended the subscription: the connection stays open and the broker answers.
         consumer._session._client.unsubscribe("heartbeat/worker")
         assert run.end() is False
         assert consumer.connected
@@ -138,7 +138,7 @@ def test_a_flood_and_a_handler_that_hangs_do_no_harm(broker: Broker, topic: str)
         publish(client, f"{topic}/hanging", b"hangs")
         for number in range(3000):
             client.publish(f"{topic}/{number % 5}", b"x" * 100, qos=1)
-        # All that the broker sends ahead waits behind the first one, so its heartbeat may wait as well.
+        # The messages that were sent ahead wait behind the first one, so the heartbeat may wait as well.
         assert healthy_for(consumer, 4.0)
         go_on.set()
         eventually(lambda: len(handled.messages) == 3001)
@@ -151,7 +151,7 @@ def test_switched_off_it_sends_nothing_and_any_packet_counts(own_broker: Broker,
     with connected(own_broker, "heartbeat/#") as (_, heard):
         consumer.connect("127.0.0.1", own_broker.port, keepalive_seconds=1)
         eventually(lambda: consumer.healthy)
-        # PINGRESPs are all that comes.
+        # Only PINGRESPs come.
         assert healthy_for(consumer, 4.0)
         assert not heard
     own_broker.signal(signal.SIGSTOP)
@@ -216,7 +216,7 @@ def test_a_network_thread_that_hangs_or_died_is_not_live(own_broker: Broker, top
 
 
 def ready_made(**options: Any) -> tuple[Any, Consumer]:
-    """A client whose callbacks are called with what no Mosquitto says, and its consumer."""
+    """A client and its consumer, to call the callbacks with answers that Mosquitto never gives."""
     client: Any = new_client("worker")
     return client, Consumer(client, "a", Handled(), **options)
 
@@ -301,7 +301,7 @@ def test_a_client_id_that_another_has_too_is_said_where_the_broker_does_not(
     for publisher in publishers:
         publisher.connect("127.0.0.1", broker.port)
     asked = "3 connections in a row lasted less than 10 s: has another client the id 'one' too? Each needs its own"
-    # Once each, however long it goes on.
+    # Each logs it once, however long this goes on.
     eventually(lambda: caplog.text.count("the connection to the broker is lost") > 10)
     assert 1 <= caplog.text.count(asked) <= 2
     for publisher in publishers:
@@ -368,7 +368,7 @@ def test_what_comes_while_it_leaves_is_processed_before_the_marker(own_broker: B
         gone = Consumer(new_client(topic), topic, handled, receive_maximum=5)
         assert gone.leave(threading.Event(), "127.0.0.1", own_broker.port)
         assert [int(payload) for payload in handled.payloads] == list(range(400))
-        # Nothing is left of it: what is published now is for nobody.
+        # The session is gone: nobody receives what is published now.
         again = new_client(topic)
         present: list[bool] = []
         again.on_connect = lambda _client, _userdata, flags, *_: present.append(flags.session_present)

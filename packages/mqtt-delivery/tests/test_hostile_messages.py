@@ -1,4 +1,4 @@
-"""What one device may send, so that the others do not notice."""
+"""Whatever one device sends, the others must not notice."""
 
 import logging
 import time
@@ -110,7 +110,7 @@ def test_many_properties_take_no_more_than_their_number() -> None:
         return time.process_time() - started
 
     seconds(1_000)
-    # paho's own reader takes over 30 s for these; ten times as many must not take a hundred times as long.
+    # paho's own reader takes over 30 s for this many. Ten times as many must not take a hundred times as long.
     assert seconds(131_070) < 40 * max(seconds(13_107), 0.001)
 
 

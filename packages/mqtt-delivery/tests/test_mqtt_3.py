@@ -1,4 +1,4 @@
-"""A consumer of MQTT 3.1.1, which has no Receive Maximum, no expiry, no properties."""
+"""A consumer with MQTT 3.1.1, which has no Receive Maximum, no session expiry and no properties."""
 
 import threading
 from collections import Counter
@@ -16,7 +16,7 @@ def old_client(client_id: str, clean_session: bool = False) -> mqtt.Client:
 
 
 def old_consumer(broker: Broker, topic: str, handle: Handled, **options: object) -> Consumer:
-    consumer = Consumer(old_client(topic), f"{topic}/+", handle, **options)  # pyright: ignore[reportArgumentType] (a test's own)
+    consumer = Consumer(old_client(topic), f"{topic}/+", handle, **options)  # pyright: ignore[reportArgumentType] (options of a test)
     consumer.connect("127.0.0.1", broker.port)
     eventually(lambda: consumer.healthy)
     return consumer
@@ -32,7 +32,7 @@ def test_messages_are_handled_retried_and_moved_to_the_dead_letters(broker: Brok
 
     handled = Handled(does)
     with connected(broker, f"dead-letter/{topic}/+") as (client, dead):
-        # It was there before: not for a new subscription, as by MQTT 5.
+        # It was retained before the subscription, so it must not reach the handler, as with MQTT 5.
         client.publish(f"{topic}/kept", b"kept", qos=1, retain=True).wait_for_publish(10)
         consumer = old_consumer(broker, topic, handled)
         publish(client, f"{topic}/a", b"again", b"bad", b"good")

@@ -1,4 +1,4 @@
-"""One key whose messages fail again and again, among others that do not."""
+"""One key whose messages fail again and again, among other keys whose messages succeed."""
 
 import statistics
 import threading
@@ -22,14 +22,14 @@ def fails(message: Message) -> None:
 
 def fails_slowly(message: Message) -> None:
     if "/poison" in message.topic:
-        threading.Event().wait(1.5)  # what a time-out takes
+        threading.Event().wait(1.5)  # as long as a time-out takes
         raise RuntimeError("timed out")
 
 
 def p99(
     broker: Broker, topic: str, does: Callable[[Message], object], poison: bool, count: int = READINGS
 ) -> tuple[float, int, int]:
-    """The age at which the readings of twenty devices at 2/s were processed; dead letters; poisonous readings."""
+    """The p99 age of the readings of twenty devices at 2/s; the number of dead letters; of poisonous readings."""
     ages: list[float] = []
 
     def handle(message: Message) -> None:
@@ -61,7 +61,7 @@ def test_a_key_that_fails_does_not_delay_the_others(
     without, *_ = p99(broker, f"{topic}/without", does, poison=False)
     with_it, dead, sent = p99(broker, f"{topic}/with", does, poison=True)
     print(f"p99 without {without * 1000:.1f} ms, with {with_it * 1000:.1f} ms; {dead} of {sent} in the dead letters")
-    # A machine with much else to do is late without the key, too.
+    # A busy machine is late without the failing key, too.
     assert with_it < without + 2.0
     assert 0 < dead <= sent
 
@@ -78,7 +78,7 @@ def test_an_outage_of_everything_makes_no_dead_letters(broker: Broker, topic: st
         consuming(broker, f"{topic}/+", handled, receive_maximum=20),
         connected(broker, f"dead-letter/{topic}/+") as (client, dead),
     ):
-        # Some are done before the others begin to fail, so that the window is in between.
+        # Some succeed before the others begin to fail, so that the outage begins in the middle of a window.
         back.set()
         publish(client, f"{topic}/first", b"0")
         eventually(lambda: len(handled.messages) == 1)

@@ -1,4 +1,4 @@
-"""The publisher against a real Mosquitto: what it keeps, in which order, in which trace."""
+"""The publisher with a real Mosquitto: which messages it keeps, in which order, in which trace."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def payloads(count: int, start: int = 0) -> list[bytes]:
 
 
 def running(broker: Broker, **options: object) -> Publisher:
-    publisher = Publisher(new_client(), **options)  # pyright: ignore[reportArgumentType] (a test's own)
+    publisher = Publisher(new_client(), **options)  # pyright: ignore[reportArgumentType] (options of a test)
     publisher.connect("127.0.0.1", broker.port)
     return publisher
 
@@ -56,7 +56,7 @@ def test_the_broker_is_away_and_takes_few_at_once(
     own_broker: Broker, topic: str, tmp_path: Path, on_disk: bool
 ) -> None:
     own_broker.stop()
-    # Its Receive Maximum: it disconnects who exceeds it (MQTT 5.0, 3.3.4-9).
+    # This is its Receive Maximum: it disconnects a client that exceeds it (MQTT 5.0, 3.3.4-9).
     own_broker.settings += ["max_inflight_messages 3", "log_type all"]
     publisher = running(own_broker, buffer_file=tmp_path / "buffer.db" if on_disk else None)
     for payload in payloads(200):
@@ -73,7 +73,7 @@ def test_the_broker_is_away_and_takes_few_at_once(
         eventually(lambda: len(received) >= 400)
     assert publisher.healthy
     assert "eceive maximum" not in own_broker.log()
-    # The publisher may be there before the subscriber is: what the broker threw away then comes once more, and later.
+    # The publisher may connect before the subscriber: messages that the broker dropped then come again, later.
     assert sorted({int(message.payload) for message in received}) == list(range(400))
     publisher.close(1)
 
@@ -175,7 +175,7 @@ def test_a_message_that_waited_is_published_in_the_context_it_was_made_in(
     carried = dict(received[0].properties.UserProperty)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     assert carried["baggage"] == "sensor.id=one"
     publisher.close(1)
-    # The broker may have thrown it away before somebody was subscribed.
+    # There may be several: the broker may have dropped the message before somebody was subscribed.
     published = [span for span in exporter.get_finished_spans() if "publish" in span.name]
     assert {span.parent and span.parent.span_id for span in published} == {made.get_span_context().span_id}
 
@@ -268,7 +268,7 @@ def test_a_disk_that_takes_no_more_drops_and_says_so(
 
 
 class AnsweringClient:
-    """A client that answers as it is told to, also before ``publish`` returns."""
+    """A client that answers as the test tells it, even before ``publish`` returns."""
 
     on_connect: Any = None
     on_disconnect: Any = None

@@ -1,4 +1,4 @@
-"""What a broker says in its CONNACK is kept to: by Mosquitto, set up for it, or with a proxy that says it."""
+"""The clients respect the CONNACK: of a Mosquitto configured for the test, or of a proxy that changes it."""
 
 import signal
 import threading
@@ -33,7 +33,7 @@ def test_a_backlog_goes_out_within_what_another_broker_takes(own_broker: Broker,
     publisher.connect("127.0.0.1", own_broker.port)
     eventually(lambda: publisher.healthy)
     with connected(own_broker, topic):
-        # 20 are under way when the connection is lost; the broker that comes takes 3.
+        # 20 messages are in flight when the connection is lost; the restarted broker allows 3.
         own_broker.signal(signal.SIGSTOP)
         for number in range(1000):
             publisher.publish(topic, str(number))
@@ -42,7 +42,7 @@ def test_a_backlog_goes_out_within_what_another_broker_takes(own_broker: Broker,
     with connected(own_broker, topic) as (_, received):
         eventually(lambda: len({bytes(message.payload) for message in received}) == 1000)
     assert publisher.wait_empty(10)
-    # It says so of a client that sends more, and disconnects it.
+    # It logs a client that exceeds this, and disconnects it.
     assert "eceive maximum" not in own_broker.log()
     publisher.close(1)
 
@@ -128,7 +128,7 @@ def test_retained_messages_and_large_ones_are_not_sent_to_who_refuses_them(own_b
         consumer.publish("out", "x")
         assert consumer.healthy
         eventually(lambda: received)
-        # Too many properties count as well.
+        # The size of the properties counts as well.
         publisher = Publisher(new_client())
         publisher.connect("127.0.0.1", own_broker.port)
         large = Properties(PacketTypes.PUBLISH)
@@ -152,7 +152,7 @@ def test_the_brokers_keepalive_is_the_one(own_broker: Broker, topic: str) -> Non
         assert client.keepalive == 2
         own_broker.signal(signal.SIGSTOP)
         try:
-            # 1.5 of the broker's keep-alives, not of its own.
+            # After 1.5 keep-alives of the broker, not of the client's own.
             eventually(lambda: not consumer.connected, 10)
         finally:
             own_broker.signal(signal.SIGCONT)

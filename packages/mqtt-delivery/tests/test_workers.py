@@ -80,7 +80,7 @@ def test_an_attempt_is_made_when_its_pause_is_over_and_can_be_brought_forward() 
 
     workers = Workers(1, work)
     only = numbered(1)
-    workers.hurry(only, lambda lane: 0.0)  # of no lane yet
+    workers.hurry(only, lambda lane: 0.0)  # it is in no lane yet
     workers.submit("key", only)
     assert waiting.wait(10)
     while not done.wait(0.02):

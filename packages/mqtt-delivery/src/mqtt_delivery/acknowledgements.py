@@ -1,4 +1,4 @@
-"""Acknowledgements after the work is done, in the order of arrival, as MQTT wants (MQTT 5.0, 4.6.0-2)."""
+"""Acknowledges messages after the work is done, in the order of arrival, as MQTT requires (MQTT 5.0, 4.6.0-2)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HAND_OVER_SECONDS = 1.0
 
 
 class Delivery:
-    """A message whose acknowledgement the broker waits for.
+    """A received message and its state until it is acknowledged.
 
     Args:
         message: As it came from paho.
         topic: Its topic.
-        held_bytes: About how much memory it takes until it is done.
+        held_bytes: Its approximate size in memory until it is done.
     """
 
     __slots__ = (
@@ -52,14 +52,14 @@ class Delivery:
         self.topic = topic
         self.held_bytes = held_bytes
         self.since = time.monotonic()
-        # Its place in the order of arrival, and whether the broker waits for it on this very connection.
+        # Its place in the order of arrival, and whether the broker expects its acknowledgement on this connection.
         self.number = 0
         self.awaited = False
         self.redelivered = message.dup
         self.attempts = 0
         self.first_attempt = 0.0
         self.lane: Lane | None = None
-        # What is left to do where the dead-letter topic did not take it: the handler is not called again.
+        # Set when it must become a dead letter: it is published again until the broker takes it, without the handler.
         self.dead_letter: DeadLetter | None = None
         self.done = False
         self.id: str | None = None
@@ -67,13 +67,13 @@ class Delivery:
 
     @property
     def fingerprint(self) -> int:
-        """Tells messages of different content apart, also after ``release``."""
+        """A hash of the content, available after ``release`` too."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.message)
         return self._fingerprint
 
     def release(self) -> None:
-        """Drops the content: the message is processed, and only waits for its acknowledgement."""
+        """Drops the content of a processed message that only waits for its acknowledgement."""
         self._fingerprint = self.fingerprint
         released = mqtt.MQTTMessage(self.message.mid)
         released.qos = self.message.qos
@@ -81,13 +81,13 @@ class Delivery:
 
 
 def fingerprint(message: mqtt.MQTTMessage) -> int:
-    """The same for a message that the broker has sent again, by another packet id or without DUP as well."""
+    """A hash that is equal for a message sent again, even with another packet id or without DUP."""
     user_properties = getattr(message.properties, "UserProperty", ())
-    return hash((message._topic, bytes(message.payload), tuple(user_properties)))  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+    return hash((message._topic, bytes(message.payload), tuple(user_properties)))  # pyright: ignore[reportPrivateUsage] (`topic` raises if it is not UTF-8)
 
 
 class Acknowledgements:
-    """Knows which messages are still to be acknowledged on this connection, and which came on the one before.
+    """Tracks the messages to acknowledge on this connection, and those left over from the one before.
 
     Args:
         client: What to acknowledge through.
@@ -101,8 +101,8 @@ class Acknowledgements:
         self._nearly_full = (3 * receive_maximum + 3) // 4
         self._half = (receive_maximum + 1) // 2
         self._lock = threading.Lock()
-        # Which thread hands an acknowledgement to paho: one at a time, which keeps the order; and without the lock,
-        # since paho gives up the interpreter's lock meanwhile.
+        # The thread that hands an acknowledgement to paho. Only one does at a time, which keeps the order. It does not
+        # hold our lock, because paho releases the interpreter's lock meanwhile.
         self._sender: int | None = None
         self._sent = threading.Condition(self._lock)
         self._arrived: deque[Delivery] = deque()
@@ -113,27 +113,27 @@ class Acknowledgements:
 
     @property
     def count(self) -> int:
-        """How many messages the broker waits for."""
+        """The number of messages whose acknowledgement the broker expects."""
         return len(self._arrived) + (self._sender is not None)
 
     @property
     def done_count(self) -> int:
-        """How many of them are done, and wait for those that came before."""
+        """How many of these are done and wait for earlier messages."""
         return self._done + (self._sender is not None)
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory the messages take that are not done, whether the broker waits for them or not."""
+        """Approximate memory in bytes of all messages that are not done, whether the broker waits for them or not."""
         return self._held_bytes
 
     @property
     def oldest_seconds(self) -> float:
-        """For how long the oldest has been waiting; 0 without one."""
+        """Age of the oldest unacknowledged message in seconds; 0 if there is none."""
         with self._lock:
             return time.monotonic() - self._arrived[0].since if self._arrived else 0.0
 
     def arrived(self, delivery: Delivery) -> bool:
-        """Takes a message in; False if it is worked on, or done, since an earlier connection."""
+        """Registers a message; False if it came on an earlier connection already and is in work or done."""
         with self._lock:
             known = self._recognise(delivery) if self._earlier else None
             if known is not None:
@@ -152,10 +152,10 @@ class Acknowledgements:
         return known is None
 
     def done(self, delivery: Delivery) -> Delivery | None:
-        """Acknowledges a message as soon as all that came before it are done.
+        """Marks a message as done; it is acknowledged once all earlier messages are done.
 
         Returns:
-            The oldest message, if it alone keeps the broker from sending more: most of what it may send is done.
+            The oldest message, if it holds up the broker: most of what the broker may send ahead is done.
         """
         oldest = None
         with self._lock:
@@ -171,9 +171,9 @@ class Acknowledgements:
         return oldest
 
     def connection_lost(self) -> None:
-        """Sets aside what was not acknowledged: in a session that goes on, the broker sends it again."""
+        """Sets unacknowledged messages aside: if the session continues, the broker sends them again."""
         with self._lock:
-            # What is handed over belongs to this connection, and must not go out on the next.
+            # An acknowledgement that is being handed over belongs to this connection and must not go out on the next.
             self._sent.wait_for(lambda: self._sender in (None, threading.get_ident()), HAND_OVER_SECONDS)
             self._earlier.clear()
             for delivery in self._arrived:
@@ -183,12 +183,12 @@ class Acknowledgements:
             self._done = 0
 
     def session_lost(self) -> None:
-        """Forgets what was set aside: the broker does not send it again."""
+        """Forgets the messages that were set aside: the broker does not send them again."""
         with self._lock:
             self._earlier.clear()
 
     def holds_up_others(self, delivery: Delivery) -> bool:
-        """Whether most of what the broker may send ahead is here, is done, and waits behind this message."""
+        """Whether Receive Maximum is nearly reached, and many done messages wait behind this one."""
         with self._lock:
             if not delivery.awaited or len(self._arrived) < self._nearly_full or self._done < self._half:
                 return False
@@ -206,8 +206,8 @@ class Acknowledgements:
             log.warning("the broker sends more than the Receive Maximum of %d messages ahead", self._receive_maximum)
 
     def _recognise(self, delivery: Delivery) -> Delivery | None:
-        # A broker may use another packet id for it and leave DUP out, so the content decides. Each is matched once:
-        # of two messages of the same content, both are worked on.
+        # The content decides, because a broker may use another packet id and leave out DUP. Each is matched only once,
+        # so two messages with the same content are both processed.
         same = self._earlier.get(delivery.fingerprint)
         if not same:
             return None

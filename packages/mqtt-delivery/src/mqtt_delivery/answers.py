@@ -11,11 +11,11 @@ REQUEST_TIMEOUT, TOO_MANY_REQUESTS = 408, 429
 
 
 class Answer(Protocol):
-    """An HTTP answer, as of requests or httpx."""
+    """An HTTP answer, such as one of requests or httpx."""
 
     @property
     def status_code(self) -> int:
-        """Such as 200."""
+        """The status code, such as 200."""
         ...
 
     @property
@@ -35,12 +35,13 @@ def check_answer(answer: Answer, name: str = "the server", *, is_json: bool = Fa
     Args:
         answer: To a request that a handler made.
         name: Who answered, for people.
-        is_json: Whether the body of a success must be JSON; of a proxy's error page it is not.
+        is_json: Whether the body of a success must be JSON, which a proxy's error page is not.
 
     Raises:
-        Retry: For 408, 429 and 5xx: the server may do it later (RFC 9110, 15.5.9 and 15.6; RFC 6585, 4). And for a body
-            that is no JSON, where it must be.
-        Reject: For any other status from 300 on: the server will never do it. It says why, if it said so.
+        Retry: For 408, 429 and 5xx: the server may succeed later (RFC 9110, 15.5.9 and 15.6; RFC 6585, 4). Also for a
+            body that must be JSON and is not.
+        Reject: For any other status of 300 or more: the server will never succeed. Contains the server's reason, if
+            there is one.
     """
     status = answer.status_code
     if status in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS) or status >= 500:

@@ -1,4 +1,4 @@
-"""How large messages may be: what one device sends must not cost the others memory or time."""
+"""Limits for the size of messages, so that one device cannot take memory or time from the others."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from paho.mqtt.client import MQTTMessage
 from mqtt_delivery.acknowledgements import Delivery
 from mqtt_delivery.dead_letters import DeadLetter, shortened_topic
 
-# What a message and one of its user properties take in memory beside their content, measured roughly.
+# Memory overhead of a message, and of one user property, on top of the content; measured roughly.
 MESSAGE_BYTES = 2048
 USER_PROPERTY_BYTES = 200
 # The fewest bytes that one user property takes in a packet (MQTT 5.0, 2.2.2.2).
 PACKED_USER_PROPERTY_BYTES = 5
-# Less is not worth a new connection.
+# A smaller limit is not worth a reconnect.
 LEAST_HELD_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a message must keep to.
+    """The limits that a message must keep to.
 
     Attributes:
         receive_maximum: How many messages the broker sends ahead of their acknowledgements.
-        packet_bytes: The length of its packet.
-        topic_bytes: The length of its topic, in bytes of UTF-8.
-        user_properties: How many user properties it has.
+        packet_bytes: Maximum length of its packet.
+        topic_bytes: Maximum length of its topic, in bytes of UTF-8.
+        user_properties: Maximum number of its user properties.
     """
 
     receive_maximum: int
@@ -37,24 +37,24 @@ class Bounds:
 
     @cached_property
     def held_bytes(self) -> int:
-        """The memory that messages may take: as much as a broker can fill that keeps to Receive Maximum."""
+        """The memory in bytes that waiting messages may take: what a broker that respects Receive Maximum can fill."""
         user_properties = min(self.user_properties, self.packet_bytes // PACKED_USER_PROPERTY_BYTES)
         largest = MESSAGE_BYTES + self.packet_bytes + user_properties * USER_PROPERTY_BYTES
         return max(LEAST_HELD_BYTES, self.receive_maximum * largest)
 
     def bytes_of(self, message: MQTTMessage) -> int:
-        """About how much memory a message takes, in bytes, once ``refusal`` has seen it."""
+        """Approximate memory of a message in bytes, after ``refusal`` has seen it."""
         fields: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
         content = sum(len(name) + len(value) + USER_PROPERTY_BYTES for name, value in fields)
-        return MESSAGE_BYTES + len(message._topic) + len(message.payload) + content  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+        return MESSAGE_BYTES + len(message._topic) + len(message.payload) + content  # pyright: ignore[reportPrivateUsage] (`topic` raises if it is not UTF-8)
 
     def refusal(self, message: MQTTMessage) -> DeadLetter | None:
-        """Why a message is a dead letter at once, with its first user properties; None if it keeps to the bounds."""
+        """Why a message becomes a dead letter at once; None if it keeps to the limits. Drops excess user properties."""
         fields: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
         count = len(fields)
-        # A thousand take ten times the memory of their packet, for as long as the message waits.
+        # A thousand of them take ten times the memory of their packet, as long as the message waits.
         del fields[self.user_properties :]
-        length = len(message._topic)  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+        length = len(message._topic)  # pyright: ignore[reportPrivateUsage] (`topic` raises if it is not UTF-8)
         if length > self.topic_bytes:
             return DeadLetter(
                 "rejected", f"its topic has {length} bytes, more than {self.topic_bytes}", "topic_too_long"
@@ -65,7 +65,7 @@ class Bounds:
         return None
 
     def traced(self, delivery: Delivery) -> MQTTMessage:
-        """The message as its span shows it: with the topic shortened where it is too long."""
+        """The message as its span shows it: a topic that is too long is shortened."""
         message = delivery.message
         topic = message._topic  # pyright: ignore[reportPrivateUsage] (likewise)
         if len(topic) <= self.topic_bytes:

@@ -1,4 +1,4 @@
-"""Where a publisher keeps what the broker has not taken: in memory, or on disk."""
+"""Buffers of a publisher for messages that the broker has not acknowledged: in memory, or on disk."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """A message that the broker has not taken.
+    """A message that the broker has not acknowledged.
 
     Attributes:
         number: Its place in the order.
-        topic: Where it is published.
-        payload: What is published.
-        properties: Its properties, without a trace context.
-        context: What it is published in.
+        topic: Its topic.
+        payload: Its payload.
+        properties: Its MQTT 5 properties, without a trace context.
+        context: The OpenTelemetry context in which it is published.
         since: When it was made, in seconds since 1970.
     """
 
@@ -44,31 +44,31 @@ class Kept:
 
 
 class Buffer(Protocol):
-    """Keeps messages in their order until they are done. Used under one lock."""
+    """Keeps messages in order until they are done. The caller holds one lock."""
 
     def __len__(self) -> int:
-        """How many are not done: those that were taken out, too."""
+        """The number of messages that are not done, including those taken out."""
         ...
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest that is not taken out was made, in seconds since 1970."""
+        """When the oldest message that is not taken out was made, in seconds since 1970."""
         ...
 
     def put(self, topic: str, payload: bytes, properties: Properties | None) -> None:
-        """Keeps a message, with the current context.
+        """Stores a message with the current context.
 
         Raises:
-            sqlite3.Error: The disk does not take it.
+            sqlite3.Error: It cannot be written to disk.
         """
         ...
 
     def take(self) -> Kept | None:
-        """Takes out the first message that is not out yet."""
+        """Takes out the first waiting message; None if there is none."""
         ...
 
     def put_back(self, kept: Kept) -> None:
-        """Puts a message back in its place: it is not done after all."""
+        """Puts a message back in its place, to be sent again."""
         ...
 
     def done(self, kept: Kept) -> None:
@@ -76,7 +76,7 @@ class Buffer(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the use."""
+        """Closes the buffer."""
         ...
 
 
@@ -90,7 +90,7 @@ class _InOrder:
         return self.waiting.popleft() if self.waiting else None
 
     def put_back(self, kept: Kept) -> None:
-        # Near the front: before it are only those that were put back as well.
+        # Near the front: only others that were put back are before it.
         place = next((i for i, other in enumerate(self.waiting) if other.number > kept.number), len(self.waiting))
         self.waiting.insert(place, kept)
 
@@ -135,20 +135,20 @@ CREATE TABLE IF NOT EXISTS message (
     since REAL NOT NULL
 )
 """
-# Rows that are read ahead.
+# The number of rows to read ahead.
 READ_AHEAD = 100
 
 
 class DiskBuffer(_InOrder):
-    """Keeps messages in an SQLite database in WAL mode: over ``kill -9``; a power cut may take the last moments.
+    """Keeps messages in an SQLite database in WAL mode. They survive ``kill -9``; a power cut may lose the last ones.
 
     Each message has a span ``buffer {topic}``, so that it has a trace before it is sent.
 
     Args:
-        file: The database; made if it is not there. One that is damaged is set aside. It belongs to one process.
+        file: The database. A missing one is created, a damaged one is set aside. Only one process may use it.
 
     Raises:
-        sqlite3.Error: It cannot be opened, or another process has it.
+        sqlite3.Error: It cannot be opened, or another process uses it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -222,7 +222,7 @@ class DiskBuffer(_InOrder):
             self._read = number
 
     def _read_all(self) -> bool:
-        """Whether nothing is there that is not taken out: then the disk need not be asked."""
+        """Whether the disk can hold no waiting message, so that it need not be read."""
         return not self._count
 
 
@@ -230,7 +230,7 @@ def _open(file: Path) -> sqlite3.Connection:
     database = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=1.0)
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("PRAGMA journal_mode = WAL")
-    # The last moments are in the operating system's hands, which outlives this process.
+    # The last writes are in the operating system's cache, which outlives this process.
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute(SCHEMA)
     return database

@@ -1,4 +1,4 @@
-"""What becomes of a connection: whether the network thread turns, whether the broker is heard, and why it ended."""
+"""Watches a connection: whether the network thread runs, whether the broker is heard, and why the connection ended."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ log = logging.getLogger(__name__)
 
 # A broker drops a client that is silent for this many keep-alives (MQTT 5.0, 3.1.2.10); we do the same to it.
 KEEPALIVES = 1.5
-# So many connections in a row that a malformed packet has ended: the broker sends it again and again.
+# When malformed packets end this many connections in a row, the broker sends the same packet again and again.
 MALFORMED_AGAIN = 3
-# After so long without one, it is no longer in a row.
+# After this time without a malformed packet, the count starts again.
 MALFORMED_SECONDS = 30.0
-# So many connections in a row that last no longer are no accident.
+# This many connections in a row that end within SHORT_SECONDS are no accident.
 SHORT_AGAIN = 3
 SHORT_SECONDS = 10.0
 UNSPECIFIED = 0x80
-# By a client with the same id (MQTT 5.0, 3.14.2.1).
+# A client with the same id took the session over (MQTT 5.0, 3.14.2.1).
 TAKEN_OVER = 0x8E
 # At most this much of a broker's text goes into a log line.
 MAXIMUM_REASON_CHARACTERS = 200
 
 
 def reason(reason_code: Any, properties: Properties | None = None) -> str:
-    """A reason code with its number, and the reason string beside it (MQTT 5.0, 2.4 and 3.14.2.2.3)."""
+    """A reason code with its number and its reason string, if any (MQTT 5.0, 2.4 and 3.14.2.2.3)."""
     said = getattr(properties, "ReasonString", "")[:MAXIMUM_REASON_CHARACTERS]
     return f"{reason_code} (0x{reason_code.value:02X})" + (f": {said!r}" if said else "")
 
 
 class Connection(logging.Logger):
-    """Hears paho's log: there alone is every packet, and what was malformed about one.
+    """Reads paho's log, the only place that shows every packet and what is malformed in one.
 
-    paho's ``is_connected()`` stays True when its network thread has died, and until a lost connection is noticed.
+    paho's ``is_connected()`` stays True when its network thread has died, and until paho notices a lost connection.
 
     Args:
-        client: Its logger is taken.
+        client: This object becomes its logger.
     """
 
     def __init__(self, client: mqtt.Client) -> None:
@@ -60,24 +60,24 @@ class Connection(logging.Logger):
 
     @property
     def live(self) -> bool:
-        """The network thread is there; with a connection it also turns, since it sends a PINGREQ at least."""
+        """The network thread is alive and, while connected, makes progress: it sends at least a PINGREQ."""
         if self._thread is not None and not self._thread.is_alive():
             return False
         return not self._client.is_connected() or self._lately(self._turned)
 
     @property
     def connected(self) -> bool:
-        """Connected, and some packet came within 1.5 keep-alives, be it a PINGRESP."""
+        """Connected, and some packet, such as a PINGRESP, came within 1.5 keep-alives."""
         return self._client.is_connected() and self._lately(self._heard)
 
     @property
     def unreadable(self) -> bool:
-        """Whether one connection after the other ends by a malformed packet."""
+        """Whether malformed packets end one connection after the other."""
         lately = time.monotonic() - self._malformed_last < MALFORMED_SECONDS
         return self._malformed_in_a_row >= MALFORMED_AGAIN and lately
 
     def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
-        """Takes a line of paho's."""
+        """Reads a line of paho's log."""
         line = str(msg)
         if line.startswith("Received malformed packet"):
             self._malformed = str(args[0])
@@ -88,14 +88,14 @@ class Connection(logging.Logger):
             self._turned = time.monotonic()
 
     def opened(self, reason_code: Any, properties: Properties | None) -> bool:
-        """Whether the broker takes the connection; says why not."""
+        """Whether the broker accepts the connection; logs why not."""
         self._established, self._opened = not reason_code.is_failure, time.monotonic()
         if not self._established:
             log.error("the broker refuses the connection of client %r: %s", self._name, reason(reason_code, properties))
         return self._established
 
     def ended(self, flags: Any, reason_code: Any, properties: Properties | None) -> bool:
-        """Says why a connection has ended; True if by a malformed packet."""
+        """Logs why a connection has ended; True if a malformed packet ended it."""
         established, self._established = self._established, False
         if self._note_malformed():
             return True
@@ -104,7 +104,7 @@ class Connection(logging.Logger):
         elif flags.is_disconnect_packet_from_server:
             log.error("the broker has ended the connection: %s", reason(reason_code, properties))
         elif established and reason_code.is_failure:
-            # paho's word for an end that is not a time-out.
+            # paho reports "unspecified" for every end that is not a time-out.
             why = "" if reason_code.value == UNSPECIFIED else f": {reason(reason_code)}"
             log.error("the connection to the broker is lost%s", why)
             self._note_short()
@@ -115,16 +115,16 @@ class Connection(logging.Logger):
         return self._client._client_id.decode()  # pyright: ignore[reportPrivateUsage] (it has no public name)
 
     def cut(self) -> None:
-        """Ends the connection, to be opened again: then the broker sends again what was not acknowledged."""
-        # It is not lost.
+        """Ends the connection so that paho reconnects and the broker sends unacknowledged messages again."""
+        # This is no lost connection to log.
         self._established = False
         connection: Any = self._client.socket()
         with suppress(OSError, AttributeError):
-            # That of WebSockets is paho's own, around the other.
+            # For WebSockets it is an object of paho that wraps the real socket.
             getattr(connection, "_socket", connection).shutdown(socket.SHUT_RDWR)
 
     def _note_short(self) -> None:
-        """Not every broker says that a connection was taken over."""
+        """Detects a session that another client takes over, because not every broker reports this."""
         short = time.monotonic() - self._opened < SHORT_SECONDS
         self._short_in_a_row = self._short_in_a_row + 1 if short else 0
         if self._short_in_a_row == SHORT_AGAIN:

@@ -1,4 +1,4 @@
-"""The consumer: its parts, put together, and its life from the first connection to the last."""
+"""The consumer: puts its parts together and runs them from the first connection to the last."""
 
 from __future__ import annotations
 
@@ -31,52 +31,53 @@ KEEPALIVE_SECONDS = 20
 
 
 class Consumer:
-    """Hands each message of a subscription to a handler, and acknowledges it when that has done its work.
+    """Hands each message of a subscription to a handler, and acknowledges it when the handler has done its work.
 
     Args:
-        client: A client that is not connected yet; its callbacks and acknowledgements are the consumer's. It speaks
-            MQTT 5, or 3.1.1 with ``clean_session=False``.
+        client: A client that is not connected yet. The consumer sets its callbacks and sends its acknowledgements. It
+            speaks MQTT 5, or 3.1.1 with ``clean_session=False``.
         topic_filter: What to subscribe to, with QoS 1.
-        handle: Called in a worker's thread, inside the process span. It returns: the message is acknowledged. It
-            raises ``Reject``: a dead letter at once. It raises anything else: it is tried again.
+        handle: Called in a worker thread, inside the process span. If it returns, the message is acknowledged. If it
+            raises ``Reject``, the message becomes a dead letter at once. After any other exception it is tried again.
         workers: How many threads call it.
         retry_seconds: How long a message is tried before it becomes a dead letter.
         reject: Exceptions that make a message a dead letter at once, as ``Reject`` does.
         dead_letter: The topic of dead letters; ``{topic}`` in it is that of the message.
-        key: Names what has to stay in order; the topic if not given.
+        key: Returns the key of a message: messages with the same key stay in order. The topic if not given.
         message_id: Returns the id of a message, up to 256 characters; None, or an exception, if it has none. It becomes
             ``messaging.message.id`` of the process span.
-        remembered_ids: How many ids of processed messages are kept to recognise those that come again; 0: none.
-        made_at: Tells when a message was made; an exception if it does not say. What passes until it is processed is
-            measured.
-        silent_seconds: A key counts as silent when nothing has come from it for so long; None: keys are not watched.
+        remembered_ids: How many ids of processed messages are remembered, to recognise duplicates; 0: none.
+        made_at: Returns when a message was made, or raises if that is unknown. The consumer measures its age when it
+            has processed it.
+        silent_seconds: A key counts as silent when no message came from it for this time; None: keys are not watched.
         handle_batch: Called with up to ``batch_size`` messages at once, in one span that is linked to each. If it
             raises, they go to ``handle`` one by one.
         batch_size: How many messages go to ``handle_batch``.
         batch_seconds: How long a batch waits to fill up.
         receive_maximum: How many messages the broker sends ahead of their acknowledgements, 1 to 65,535 (MQTT 5.0,
-            3.1.2.11.3). It bounds all that waits here. Some brokers do not keep to it, and MQTT 3.1.1 does not have it:
-            what takes more memory than so many messages of ``maximum_packet_size``, and 8 MiB, is left to the broker,
-            until it sends that again on a new connection.
-        maximum_packet_size: The largest packet that the broker sends, in bytes (MQTT 5.0, 3.1.2.11.4). It does not send
-            a larger message, and takes it for delivered.
+            3.1.2.11.3). It limits how many messages wait here. Some brokers ignore it, and MQTT 3.1.1 does not have
+            it: so the consumer ignores messages beyond the memory of ``receive_maximum`` messages of
+            ``maximum_packet_size``, or 8 MiB if that is more, until the broker sends them again after a reconnect.
+        maximum_packet_size: The largest packet that the broker sends, in bytes (MQTT 5.0, 3.1.2.11.4). The broker drops
+            a larger message as if it were delivered.
         maximum_topic_bytes: A message with a longer topic becomes a dead letter at once.
         maximum_user_properties: A message with more of them becomes a dead letter at once.
         hold_up_seconds: How long messages of one key may fail and hold up all others once ``receive_maximum`` is
             reached.
         wait: The pause before the next attempt: a wait strategy of tenacity.
-        session_expiry_seconds: How long the broker keeps what comes while this consumer is away.
-        consumers: How many consumers divide the messages among them, by a shared subscription (MQTT 5.0, 4.8.2). One
-            alone does without.
+        session_expiry_seconds: How long the broker keeps messages while this consumer is not connected.
+        consumers: How many consumers share the messages, through a shared subscription (MQTT 5.0, 4.8.2). A single
+            consumer uses an ordinary subscription.
         share_name: The name of the share.
         retain_handling: Which retained messages the subscription brings: 0 all, each time; 1 when it is new; 2 (the
             default) none (MQTT 5.0, 3.8.3.1).
-        on_session_lost: Called with what happened when the broker has lost the session, or keeps it for a shorter time.
-        heartbeat: Whether it sends itself a message, to ``heartbeat/<client id>``, when no other comes for 5 s; it has
-            to come back. Without, nothing is known of what the broker delivers.
+        on_session_lost: Called when the broker has lost the session or keeps it for a shorter time, with a text that
+            says which.
+        heartbeat: Whether the consumer sends itself a message on ``heartbeat/<client id>`` when no other has come for
+            5 s, and expects it back. Without it, nothing is known about what the broker delivers.
 
     Raises:
-        ValueError: The client speaks neither, or keeps no session, or a number is out of its range.
+        ValueError: The client speaks another version, or keeps no session, or a number is out of range.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Consumer:
         shared = f"$share/{share_name}/{topic_filter}"
         self._session = Session(
             client,
-            # With both, each message would come twice.
+            # With both subscriptions, each message would come twice.
             (shared, topic_filter) if consumers > 1 else (topic_filter, shared),
             self._bounds,
             session_expiry_seconds,
@@ -161,41 +162,41 @@ class Consumer:
 
     @property
     def live(self) -> bool:
-        """The network thread is there and turns; if not, nothing helps but a new start."""
+        """The network thread is alive and makes progress; if not, only a restart helps."""
         return self._session.live
 
     @property
     def connected(self) -> bool:
-        """Connected, and the broker was heard of within 1.5 keep-alives."""
+        """Connected, and the broker sent a packet within 1.5 keep-alives."""
         return self._session.connected
 
     @property
     def delivers(self) -> bool:
-        """Subscribed, and what is published comes: messages, or its own heartbeat."""
+        """Subscribed, and messages come, or at least the consumer's own heartbeat."""
         return self._session.delivers
 
     @property
     def healthy(self) -> bool:
-        """Live, connected, and delivered to: a probe for a health check."""
+        """``live``, ``connected`` and ``delivers``: for a health check."""
         return self._session.healthy
 
     def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> Consumer:
-        """Connects in the background, and again whenever the connection is lost; works on what comes from then on."""
+        """Connects in the background and processes messages; reconnects whenever the connection is lost."""
         self._session.connect(host, port, keepalive_seconds)
         return self
 
     def run(
         self, stop: threading.Event, healthy: Callable[[], object] = lambda: None, drain_seconds: float = 3.0
     ) -> bool:
-        """Works until told to stop; what it has not done then stays with the broker.
+        """Runs until told to stop; the broker keeps the messages that are not processed then.
 
         Args:
-            stop: Ends it.
-            healthy: Called each second while it is healthy.
-            drain_seconds: How long the end may take, at most.
+            stop: Set it to stop.
+            healthy: Called each second while the consumer is healthy.
+            drain_seconds: How long stopping may take, at most.
 
         Returns:
-            True if it was told to stop. False if nothing comes on an open connection, so that a new start is needed, or
+            True if it was told to stop. False if nothing comes on an open connection, so that only a restart helps, or
             if the broker cannot do what was asked, such as a shared subscription.
         """
         while not stop.wait(1.0):
@@ -208,7 +209,7 @@ class Consumer:
         return True
 
     def stop(self, drain_seconds: float = 3.0) -> None:
-        """Finishes what is begun, acknowledges it, and disconnects; the broker keeps the rest for the next start."""
+        """Finishes and acknowledges the messages in work, and disconnects; the broker keeps the rest."""
         self._end(drain_seconds, end_session=False)
 
     def leave(
@@ -222,8 +223,8 @@ class Consumer:
         """Connects, unsubscribes, processes what the session still holds, and ends the session.
 
         Returns:
-            False if told to stop before, or if it cannot be told whether the session is empty: then it goes on, with
-            what it holds.
+            False if it was told to stop before the session was empty, or could not find out whether it is empty: then
+            the session stays, with the messages that it holds.
         """
         self._session.leave(host, port, keepalive_seconds)
         failed = None
@@ -248,13 +249,14 @@ class Consumer:
         retain: bool = False,
         timeout_seconds: float = 10.0,
     ) -> None:
-        """Publishes with QoS 1, from within a handler, and returns when the broker has it.
+        """Publishes with QoS 1, from within a handler, and returns when the broker has the message.
 
-        So the message that is handled is acknowledged only after what was made of it.
+        So the handled message is acknowledged only after the broker has the new one.
 
         Raises:
-            PublishError: The broker refuses it, or does not answer in time; a handler lets it go on, to be tried again.
-            ValueError: The topic is none to publish to.
+            PublishError: The broker refuses it or does not answer in time. If the handler lets this exception through,
+                its message is tried again.
+            ValueError: The topic cannot be published to.
         """
         self._publishes.publish(topic, payload, properties, timeout_seconds, retain)
 
@@ -265,7 +267,7 @@ class Consumer:
         self._session.disconnect(end_session)
 
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
-        topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+        topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises if it is not UTF-8)
         refusal = self._bounds.refusal(message)
         delivery = Delivery(message, topic, self._bounds.bytes_of(message))
         delivery.dead_letter = refusal

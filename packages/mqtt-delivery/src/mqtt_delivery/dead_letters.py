@@ -1,4 +1,4 @@
-"""Where messages go that cannot be processed: a topic of their own, for people to look at."""
+"""Publishes messages that cannot be processed to a topic of their own, for people to look at."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 REASON = "dead-letter-reason"
 ORIGINAL_TOPIC = "dead-letter-topic"
-# What MQTT allows (MQTT 5.0, 1.5.4).
+# The limit of MQTT (MQTT 5.0, 1.5.4).
 MAXIMUM_TOPIC_BYTES = 65_535
-# At most this much of somebody else's text goes into a log line.
+# At most this much of a text from outside goes into a log line.
 SHORTENED_BYTES = 200
-# Of a topic that is too long, so much of each level stays, and of so many levels.
+# A topic that is too long keeps this much of each level, and this many levels.
 SHORTENED_LEVEL_BYTES = 64
 SHORTENED_LEVELS = 10
 MAXIMUM_REASON_CHARACTERS = 1000
@@ -28,11 +28,11 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """Why a message is one.
+    """Why a message becomes a dead letter.
 
     Attributes:
         cause: ``rejected``, ``retries_exhausted`` or ``gave_way``.
-        reason: For people.
+        reason: The reason, for people.
         error_type: ``error.type`` of the last attempt.
     """
 
@@ -46,7 +46,7 @@ class DeadLetters:
 
     Args:
         publishes: What to publish through.
-        template: The topic; ``{topic}`` in it is that of the message.
+        template: The topic of dead letters; ``{topic}`` in it stands for the topic of the message.
         topic_bytes: A longer topic is shortened.
     """
 
@@ -63,10 +63,10 @@ class DeadLetters:
         return self._template.replace("{topic}", shortened_topic(topic))
 
     def put(self, message: mqtt.MQTTMessage, topic: str, reason: str) -> bool:
-        """Whether the broker has taken the message.
+        """Publishes a message as a dead letter; True if the broker has it.
 
-        The payload and the user properties stay as they were, so the message keeps its trace context. What the broker
-        would find too large goes without its payload, and says so.
+        The payload and the user properties stay as they were, so the message keeps its trace context. If it is too
+        large for the broker, it goes without both, and its reason says so.
         """
         dead = self.topic_of(topic)
         reason = encodable(reason)[:MAXIMUM_REASON_CHARACTERS]
@@ -87,12 +87,12 @@ class DeadLetters:
 
 
 def shortened(text: str, size: int = SHORTENED_BYTES) -> str:
-    """The beginning of a text: at most so many bytes of UTF-8."""
+    """The beginning of a text: at most ``size`` bytes of UTF-8."""
     return text.encode()[:size].decode(errors="ignore")
 
 
 def shortened_topic(topic: str) -> str:
-    """The beginning of each level of a topic, so that it still matches the filters that a broker's ACL has."""
+    """A topic with each level shortened, so that it still matches the filters of a broker's ACL."""
     levels = topic.split("/", SHORTENED_LEVELS)[:SHORTENED_LEVELS]
     return "/".join(shortened(level, SHORTENED_LEVEL_BYTES) for level in levels)
 

@@ -1,4 +1,4 @@
-"""A message of its own that has to come back: it proves the link, the broker's ACL, its routing and its backlog."""
+"""A message that a consumer sends to itself: its return proves the link, and the broker's ACL, routing and backlog."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from mqtt_delivery.publishing import AcknowledgedPublishes, PublishError
 
 log = logging.getLogger(__name__)
 
-# When nothing has come for so long, a consumer sends itself a message; then it is not healthy; and then it has lost
-# more than a connection.
+# When no message has come for this time, a consumer: sends one to itself; is unhealthy; needs more than a reconnect.
 BEAT_SECONDS = 5.0
 UNHEALTHY_SECONDS = 15.0
 SILENCE_SECONDS = 30.0
 
 
 class Heartbeat:
-    """Whether what is published is delivered.
+    """Tells whether the broker delivers what is published.
 
-    Any message counts that comes. When none does, one is sent to ``heartbeat/<client id>``, to which the session is
-    subscribed. It waits at the broker behind what came before, which counts meanwhile.
+    Any received message counts. When none comes, a heartbeat is sent to ``heartbeat/<client id>``, to which the session
+    is subscribed. At the broker it waits behind older messages; each of those counts when it comes.
 
     Args:
         publishes: What to publish through.
-        wanted: Whether one is ever sent; without, nothing is known of delivery.
-        held_back: Whether messages are here that were not acknowledged: then the broker may rightly send no more.
+        wanted: False: no heartbeat is ever sent, and nothing is known about delivery.
+        held_back: Tells whether received messages are not acknowledged yet: the broker may then send no more.
     """
 
     def __init__(self, publishes: AcknowledgedPublishes, wanted: bool, held_back: Callable[[], bool]) -> None:
@@ -51,25 +50,25 @@ class Heartbeat:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long nothing came that should have; 0 if nobody can tell."""
+        """Seconds since the last expected message; 0 if this is unknown."""
         if not self._wanted or self._refused or self._held_back():
             self._came = time.monotonic()
         return time.monotonic() - self._came
 
     @property
     def refused(self) -> bool:
-        """Whether the broker does not let it through, so that it says nothing."""
+        """Whether the broker refuses the heartbeat, so that nothing is known about delivery."""
         self._hear_answer()
         return self._refused
 
     @property
     def is_back(self) -> bool:
-        """Whether the last one that was sent has come back."""
+        """Whether the last heartbeat has come back."""
         return self._sent is None
 
     def connected(self, client_id: str) -> None:
-        """Begins anew, on the topic of this client: the broker may have other rules now."""
-        # One level, whatever is in the id.
+        """Starts again, on the topic of this client: the broker's rules may have changed."""
+        # The id must not add a level or a wildcard.
         self.topic = f"heartbeat/{re.sub('[+#/]', '_', client_id)}"
         self._came, self._refused = time.monotonic(), False
         if self._mid is not None:
@@ -77,27 +76,27 @@ class Heartbeat:
             self._mid = None
 
     def refuse(self, why: str) -> None:
-        """Notes that the broker does not let it through."""
+        """Notes that the broker refuses the heartbeat."""
         self._refused = True
         log.warning("whether messages are delivered is not known: %s", why)
 
     def came(self, payload: bytes | None = None) -> None:
-        """Notes that a message came; with its payload if it was a heartbeat."""
+        """Notes that a message came; ``payload`` is given for a heartbeat only."""
         self._came = time.monotonic()
         if payload == self._sent:
             self._sent = None
 
     def beat(self) -> None:
-        """Sends one if nothing has come for some time, and the broker has answered the last one."""
+        """Sends a heartbeat if no message has come for some time and the broker has answered the last heartbeat."""
         due = min(self.silent_seconds, time.monotonic() - self._sent_at) > BEAT_SECONDS
         if due and not self.refused and self._mid is None:
             self.send()
 
     def send(self) -> None:
-        """Sends one, unless the broker has so many messages to answer that it takes no more now."""
+        """Sends a heartbeat, unless too many publishes still wait for the broker's answer."""
         self._sent_at = time.monotonic()
         self._sent = f"{self._process}-{next(self._numbers)}".encode()
-        # Nobody's trace is the better for it.
+        # A span for it would help nobody.
         with suppress_instrumentation(), suppress(PublishError):
             self._mid = self._publishes.begin(self.topic, self._sent)
 

@@ -1,21 +1,21 @@
-"""Which keys have been heard of, and which have fallen silent."""
+"""Tracks from which keys messages come, and which have fallen silent."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 
-# What was silent for so long is no longer asked after.
+# A key that was silent for this time is no longer watched.
 FORGET_SECONDS = 3600.0
-# Of more keys, the one that was silent the longest is forgotten. A key is kept by its hash, however long it is.
+# Beyond this number, the key that was silent the longest is forgotten. Only the hash of a key is kept.
 MAXIMUM_KEYS = 100_000
 
 
 class KeysHeard:
-    """Notes when something came from each key; written by one thread.
+    """Notes when the last message came from each key; written by one thread.
 
     Args:
-        silent_seconds: A key is silent when nothing came from it for so long.
+        silent_seconds: A key is silent when no message came from it for this time.
     """
 
     def __init__(self, silent_seconds: float) -> None:
@@ -23,7 +23,7 @@ class KeysHeard:
         self._heard: OrderedDict[int, float] = OrderedDict()
 
     def heard(self, key: str) -> None:
-        """Notes that something came."""
+        """Notes that a message came."""
         now = time.monotonic()
         identity = hash(key)
         self._heard[identity] = now
@@ -34,6 +34,6 @@ class KeysHeard:
 
     @property
     def silent(self) -> int:
-        """How many are silent."""
+        """The number of silent keys."""
         now = time.monotonic()
         return sum(self._silent_seconds < now - last <= FORGET_SECONDS for last in list(self._heard.values()))

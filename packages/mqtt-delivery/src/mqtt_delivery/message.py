@@ -1,4 +1,4 @@
-"""What a handler is given, and how it says that a message can never be processed."""
+"""The message that a handler gets, and the exceptions by which it rejects or retries one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Message:
     Attributes:
         topic: Where it was published.
         payload: What was published.
-        properties: Its MQTT 5 properties; None where the connection speaks MQTT 3.1.1.
-        id: What ``message_id`` made of it; None without that function, or if it found none.
+        properties: Its MQTT 5 properties; None if the connection speaks MQTT 3.1.1.
+        id: What ``message_id`` returned; None without that function, or if it found none.
         redelivered: Whether the broker has sent it before: it may have been processed already.
-        attempt: How many times this process has tried it, this time included; 1 is the first.
+        attempt: The number of this attempt in this process, from 1.
     """
 
     topic: str
@@ -37,7 +37,7 @@ class Reject(Exception):  # noqa: N818 (an order, not an error of the program)
     """Raised by a handler: this message can never be processed, so it becomes a dead letter at once.
 
     Args:
-        reason: Why, for people; it travels with the dead letter.
+        reason: Why, for people; it is sent with the dead letter.
         error_type: ``error.type`` of the process span and of the metrics; ``Reject`` if not given.
     """
 
@@ -46,8 +46,8 @@ class Reject(Exception):  # noqa: N818 (an order, not an error of the program)
         self.error_type = error_type
 
 
-class Retry(Exception):  # noqa: N818 (likewise)
-    """Raised by a handler: try this message again. Any other exception does the same; this one names its kind.
+class Retry(Exception):  # noqa: N818 (as above)
+    """Raised by a handler: try this message again. Any other exception does the same; this one sets ``error.type``.
 
     Args:
         reason: Why, for people.

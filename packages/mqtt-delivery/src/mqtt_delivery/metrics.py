@@ -1,4 +1,4 @@
-"""What the package measures beside the ``messaging.*`` metrics of the instrumentation."""
+"""The metrics of this package, in addition to the ``messaging.*`` metrics of the instrumentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def meter() -> Meter:
 
 
 def observe(name: str, unit: str, description: str, value: Callable[[], float]) -> None:
-    """A gauge that is asked for its value."""
+    """Creates an observable gauge that reads its value from a function."""
 
     def look(options: CallbackOptions) -> Iterable[Observation]:
         yield Observation(value())
@@ -27,12 +27,12 @@ def observe(name: str, unit: str, description: str, value: Callable[[], float]) 
     meter().create_observable_gauge(name, [look], unit, description)
 
 
-# From a hand-over on one machine to an hour at a broker whose consumer was away; in seconds.
+# In seconds: from a delivery on one machine to an hour in the broker while the consumer was not connected.
 AGE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600]
 
 
 class ConsumerMetrics:
-    """The counters of a consumer."""
+    """The counters and the histogram of a consumer."""
 
     def __init__(self) -> None:
         made = meter()
@@ -64,15 +64,15 @@ class ConsumerMetrics:
 
     def processed(self, made_at: datetime) -> None:
         """Records the age of a message that was processed."""
-        # The clock of a device may be ahead of this one.
+        # The device's clock may be ahead of ours.
         self._age.record(max(0.0, (datetime.now(UTC) - made_at).total_seconds()))
 
     def retried(self, error_type: str) -> None:
-        """Counts an attempt that failed and is made again."""
+        """Counts a failed attempt that is followed by another."""
         self._retries.add(1, {ERROR_TYPE: error_type})
 
     def dead_lettered(self, error_type: str, cause: str) -> None:
-        """Counts a message that the dead letters have."""
+        """Counts a message that became a dead letter."""
         self._dead_letters.add(1, {ERROR_TYPE: error_type, CAUSE: cause})
 
     def duplicate(self) -> None:
@@ -80,9 +80,9 @@ class ConsumerMetrics:
         self._duplicates.add(1)
 
     def session_lost(self) -> None:
-        """Counts a session that the broker does not keep as it was asked to."""
+        """Counts a session that the broker has lost or keeps for a shorter time."""
         self._sessions_lost.add(1)
 
     def malformed_packet(self) -> None:
-        """Counts a packet that could not be read."""
+        """Counts a malformed packet."""
         self._malformed.add(1)

@@ -1,4 +1,4 @@
-"""When a message is tried again, and when it gives way to the others."""
+"""Decides when a message is tried again, and when it gives way to the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mqtt_delivery.acknowledgements import Acknowledgements, Delivery
 from mqtt_delivery.dead_letters import DeadLetter
 from mqtt_delivery.workers import Lane
 
-# For so many times as long as its attempt took, a key that gave way is not tried again.
+# A key that gave way is not tried again for this many times the duration of its attempt.
 REST = 10
 UNTRIED = DeadLetter("gave_way", "gave way untried: its key had failed, and held up the messages of others", "gave_way")
 
@@ -22,13 +22,13 @@ DEFAULT_WAIT = wait_random_exponential(multiplier=0.2, max=5)
 class Patience:
     """Decides what becomes of a delivery whose attempt has failed.
 
-    A message that is tried again holds back the acknowledgements of all that came later (MQTT 5.0, 4.6), and at Receive
-    Maximum the broker sends no more. So it is tried again as long as there is room, or nothing gets through at all;
-    where the others are done and only wait for it, it gives way.
+    A message that is tried again holds back the acknowledgements of all later messages (MQTT 5.0, 4.6), and at Receive
+    Maximum the broker sends no more. So it is tried again as long as there is room, or no message at all succeeds. If
+    the others are done and only wait for it, it gives way.
 
     Args:
-        acknowledgements: Tell who waits for whom.
-        wait: How long a pause is: a wait strategy of tenacity.
+        acknowledgements: Knows which messages wait for which.
+        wait: The pause between attempts: a wait strategy of tenacity.
         retry_seconds: How long a message is tried, from its first attempt on.
         hold_up_seconds: How long the messages of a key may fail and hold up the others.
     """
@@ -41,23 +41,23 @@ class Patience:
         self._retry_seconds = retry_seconds
         self._hold_up_seconds = hold_up_seconds
         self._retrying = Retrying()
-        # Keys that are not to be tried, and until when, by the monotonic clock.
+        # Keys that are not tried, and until when, by the monotonic clock.
         self._resting: dict[str, float] = {}
 
     def rests(self, lane: Lane) -> bool:
-        """Whether the messages of a key give way untried: trying them would hold up the others again."""
+        """Whether the messages of a key give way untried, because each attempt would hold up the others again."""
         until = self._resting.get(lane.key) if self._resting else None
         return until is not None and time.monotonic() < until
 
     def after_failure(self, lane: Lane, delivery: Delivery, seconds: float, error: str, error_type: str) -> Any:
-        """The pause until the next attempt in seconds, or the dead letter that it becomes.
+        """Returns the pause until the next attempt in seconds, or the dead letter that the message becomes.
 
         Args:
-            lane: That of its key.
-            delivery: Whose attempt has failed.
+            lane: The lane of its key.
+            delivery: The delivery whose attempt has failed.
             seconds: How long the attempt took.
-            error: What went wrong.
-            error_type: Its kind.
+            error: What went wrong, for people.
+            error_type: ``error.type`` of the attempt.
         """
         now = time.monotonic()
         if lane.failing_since is None:
@@ -66,7 +66,7 @@ class Patience:
             return DeadLetter("retries_exhausted", error, error_type)
         failing = now - lane.failing_since
         if failing >= self._hold_up_seconds and self._acknowledgements.holds_up_others(delivery):
-            # There would be no time to try each of those that wait behind it, or come soon.
+            # There is no time to try each message that waits behind it or comes soon.
             if seconds * max(1, len(lane.waiting) - 1) > self._hold_up_seconds:
                 self._resting = {key: until for key, until in self._resting.items() if until > now}
                 self._resting[lane.key] = now + REST * seconds
@@ -79,5 +79,5 @@ class Patience:
         return self._wait(state)
 
     def last_attempt(self, lane: Lane) -> float:
-        """When a message that holds up others is to be tried for the last time, by the monotonic clock."""
+        """When to try a message that holds up others for the last time, by the monotonic clock."""
         return max(time.monotonic(), (lane.failing_since or 0.0) + self._hold_up_seconds)

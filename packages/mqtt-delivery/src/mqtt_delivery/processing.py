@@ -1,4 +1,4 @@
-"""What is done with a message: its handler in a process span, then the acknowledgement, a retry or a dead letter."""
+"""Processes a message: calls its handler in a process span, then acknowledges, retries or dead-letters it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ MadeAt = Callable[[Message], datetime]
 MESSAGE_ID = "messaging.message.id"
 ATTEMPT = "mqtt_delivery.attempt"
 DEAD_LETTER = "messaging.mqtt.dead_letter"
-# Between two tries to hand a dead letter over.
+# Pause between two attempts to publish a dead letter.
 DEAD_LETTER_PAUSE_SECONDS = 1.0
 
 
 class Processor:
-    """Works on deliveries; called by several threads, each with deliveries of keys of its own.
+    """Processes deliveries; called by several threads, but never by two for the same key.
 
     Args:
-        client: What they came through.
+        client: The client that received them.
         handle: Called with each message.
         handle_batch: Called with several messages at once, if given.
         message_id: Returns the id of a message, if given.
-        made_at: Tells when a message was made, if given.
+        made_at: Returns when a message was made, if given.
         reject: Exceptions that make a message a dead letter at once.
-        bounds: A message that does not keep to them is a dead letter at once.
-        finished: Called with each delivery that is processed, or that the dead letters have.
-        patience: Decides what becomes of those that failed.
-        dead_letters: Take what cannot be processed.
-        seen: Remembers the ids.
-        metrics: Count.
+        bounds: The limits of a message.
+        finished: Called with each delivery that is processed or has become a dead letter.
+        patience: Decides what happens after a failure.
+        dead_letters: Publishes dead letters.
+        seen: Remembers the ids of processed messages.
+        metrics: The metrics to record.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Processor:
         self._metrics = metrics
 
     def work(self, lane: Lane, delivery: Delivery) -> float | None:
-        """Makes one attempt; the seconds until the next one, or None if the message is where it belongs."""
+        """Makes one attempt; returns the seconds until the next one, or None if the message is finished."""
         message = self._message(delivery)
         if message.id in self._seen:
             log.info("%s was processed before", _name(message))
@@ -111,7 +111,7 @@ class Processor:
         return None
 
     def work_together(self, deliveries: Sequence[Delivery]) -> bool:
-        """Whether the batch handler took all of them at once; if not, they are tried one by one."""
+        """Hands all deliveries to the batch handler; False if they must be tried one by one."""
         if self._handle_batch is None or any(delivery.dead_letter is not None for delivery in deliveries):
             return False
         messages = [self._message(delivery) for delivery in deliveries]
@@ -152,7 +152,7 @@ class Processor:
             except Exception as error:
                 log.debug("a message on %s has no id: %s", delivery.topic, error)
             else:
-                # A longer one is no id: it would be kept, and travel with each span.
+                # A longer text is not taken as an id, because the id is kept in memory and put on each span.
                 if isinstance(found, str) and 0 < len(found) <= MAXIMUM_ID_CHARACTERS:
                     delivery.id = encodable(found)
                     message = replace(message, id=delivery.id)
@@ -164,7 +164,7 @@ class Processor:
             delivery.attempts -= 1
 
     def _measure_age(self, message: Message) -> None:
-        """Within the span, so that the exemplars lead to it."""
+        """Records the age; called within the span, so that the exemplars refer to it."""
         if self._made_at is not None:
             try:
                 self._metrics.processed(self._made_at(message))
@@ -197,7 +197,7 @@ class Processor:
         return decided
 
     def _move(self, span: Span, delivery: Delivery, message: Message, dead_letter: DeadLetter) -> float | None:
-        """Moves a message to the dead letters, and has it acknowledged then."""
+        """Publishes a message as a dead letter, and then acknowledges it."""
         delivery.dead_letter = dead_letter
         if not self._dead_letters.put(delivery.message, delivery.topic, dead_letter.reason):
             return DEAD_LETTER_PAUSE_SECONDS
@@ -216,7 +216,7 @@ def _name(message: Message) -> str:
 
 
 def _printable(text: str) -> str:
-    """Somebody else's text: it must not look like a line of the log, nor fill it."""
+    """Makes a text from outside safe for the log: it cannot look like a log line of ours, or flood the log."""
     text = shortened(text)
     return text if text.isprintable() else repr(text)
 
@@ -239,7 +239,7 @@ def _text(error: BaseException) -> str:
 def _record(span: Span, error: BaseException) -> str:
     """Notes an exception on the span; returns its ``error.type``."""
     error_type = str(getattr(error, "error_type", type(error).__qualname__))
-    # What no exporter could encode would take the spans beside it along.
+    # A text that the exporter cannot encode would lose all spans of the same export.
     stacktrace = encodable("".join(traceback.format_exception(error)))
     span.record_exception(error, {"exception.message": _text(error), "exception.stacktrace": stacktrace})
     _set_error(span, error_type, _text(error))

@@ -1,4 +1,4 @@
-"""The publisher: it never waits for the broker, and keeps what that has not taken."""
+"""The publisher: it never waits for the broker, and keeps each message until the broker has acknowledged it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 KEEPALIVE_SECONDS = 20
 # On an open connection, no acknowledgement for this long is not an ordinary delay.
 STALL_SECONDS = 10.0
-# So many are under way at once; fewer, where the broker takes fewer (MQTT 5.0, 3.2.2.3.3).
+# At most this many messages are in flight; fewer if the broker's Receive Maximum is lower (MQTT 5.0, 3.2.2.3.3).
 IN_FLIGHT = 100
-# A success by its number (MQTT 5.0, 3.4.2.1), and yet the broker has thrown the message away.
+# Its number says success (MQTT 5.0, 3.4.2.1), but the broker has dropped the message.
 NO_MATCHING_SUBSCRIBERS = 0x10
 QUOTA_EXCEEDED = 0x97
-# Before what the broker has thrown away is sent again.
+# Pause before a message that the broker has dropped is sent again.
 PAUSE_SECONDS = 1.0
 # The largest packet that the broker sends to a publisher: acknowledgements are small (MQTT 5.0, 3.1.2.11.4).
 RECEIVED_BYTES = 65_536
@@ -39,12 +39,12 @@ class Publisher:
     """Publishes with QoS 1, in order, as soon as the broker and a subscriber are there.
 
     Args:
-        client: A client that is not connected yet; its callbacks are the publisher's.
-        size: How many messages are kept for the broker. What comes then is dropped, counted and said.
-        buffer_file: Where they are kept: an SQLite database, for this process alone; in memory if not given.
+        client: A client that is not connected yet. The publisher sets its callbacks.
+        size: How many messages are kept for the broker. Further messages are dropped, counted and logged.
+        buffer_file: The SQLite database that keeps them, for this process only; kept in memory if not given.
 
     Raises:
-        sqlite3.Error: The file cannot be used, or another process has it.
+        sqlite3.Error: The file cannot be used, or another process uses it.
         ValueError: ``size`` is less than 1.
     """
 
@@ -57,15 +57,15 @@ class Publisher:
         self._buffer: Buffer = MemoryBuffer() if buffer_file is None else DiskBuffer(Path(buffer_file))
         self._changed = threading.Condition()
         self._progress = time.monotonic()
-        # By message id: what is under way, and which answers came before publish() returned.
+        # By message id: messages in flight, and answers that came before publish() returned.
         self._in_flight: dict[int, Kept] = {}
         self._early: dict[int, Any] = {}
-        # Taken back from paho while it was handed over.
+        # Messages taken back from paho while they were being handed over.
         self._taken_back: set[int] = set()
         self._sending = False
         self._window = 0
         self._terms = Terms()
-        # When to send again while the broker throws away what it gets: one at a time, to see whether it still does.
+        # While the broker drops messages: when to send again, one message at a time, to see whether it still does.
         self._nobody_until: float | None = None
         self._dropped_in_a_row = 0
         self._dropped_counter = meter().create_counter(
@@ -81,33 +81,33 @@ class Publisher:
 
     @property
     def waiting(self) -> int:
-        """How many messages the broker has not taken."""
+        """The number of messages that the broker has not acknowledged."""
         with self._changed:
             return len(self._buffer)
 
     @property
     def stalled_seconds(self) -> float:
-        """For how long messages have been waiting without an acknowledgement of any."""
+        """Seconds since the last acknowledgement while messages wait; 0 if none waits."""
         with self._changed:
             return time.monotonic() - self._progress if len(self._buffer) else 0.0
 
     @property
     def live(self) -> bool:
-        """The network thread is there and turns; if not, nothing helps but a new start."""
+        """The network thread is alive and makes progress; if not, only a restart helps."""
         return self._connection.live
 
     @property
     def connected(self) -> bool:
-        """Connected, and the broker was heard of within 1.5 keep-alives."""
+        """Connected, and the broker sent a packet within 1.5 keep-alives."""
         return self._connection.connected
 
     @property
     def healthy(self) -> bool:
-        """Live, connected, and the broker acknowledges: a probe for a health check."""
+        """``live``, ``connected``, and the broker acknowledges messages: for a health check."""
         return self.live and self.connected and self._window > 0 and self.stalled_seconds < STALL_SECONDS
 
     def connect(self, host: str, port: int = 1883, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
-        """Connects in the background, and again whenever the connection is lost."""
+        """Connects in the background; reconnects whenever the connection is lost."""
         properties = None
         if self._client.protocol == mqtt.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)
@@ -116,18 +116,18 @@ class Publisher:
         self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes | str, properties: Properties | None = None) -> bool:
-        """Hands a message over, in the current context.
+        """Takes a message with the current OpenTelemetry context, and publishes it as soon as possible.
 
         Args:
-            topic: Where to publish.
-            payload: What to publish; text is encoded as UTF-8.
+            topic: The topic.
+            payload: The payload; text is encoded as UTF-8.
             properties: MQTT 5 properties.
 
         Returns:
-            False if it was dropped: the buffer is full, or the disk does not take it.
+            False if it was dropped: the buffer is full, or it cannot be written to disk.
 
         Raises:
-            ValueError: There can be no message on such a topic.
+            ValueError: The topic cannot be published to.
         """
         if not topic or "+" in topic or "#" in topic or len(topic.encode()) > 65_535:
             raise ValueError(f"{topic[:200]!r} is no topic to publish to")
@@ -148,18 +148,18 @@ class Publisher:
         return True
 
     def wait_empty(self, timeout_seconds: float) -> bool:
-        """Waits until the broker has taken everything; False if that took too long."""
+        """Waits until the broker has acknowledged every message; False if that takes too long."""
         with self._changed:
             return self._changed.wait_for(lambda: not len(self._buffer), timeout_seconds)
 
     def close(self, timeout_seconds: float) -> int:
-        """Waits until the broker has taken everything, and disconnects.
+        """Waits until the broker has acknowledged every message, and disconnects.
 
         Args:
             timeout_seconds: How long to wait, at most.
 
         Returns:
-            How many messages it has not taken; with ``buffer_file`` they are sent by the next process.
+            How many messages it has not acknowledged; with ``buffer_file`` the next process sends them.
         """
         self.wait_empty(timeout_seconds)
         self._client.disconnect()
@@ -171,12 +171,12 @@ class Publisher:
         return left
 
     def _send(self) -> None:
-        """Sends what may be sent. One thread at a time, which keeps the order."""
+        """Sends the messages that may be sent. Only one thread at a time does, which keeps the order."""
         while (kept := self._next()) is not None:
             token = attach(kept.context)
             mid = None
             try:
-                # Without the lock: the network thread holds one of paho's, and waits for this one.
+                # Without our lock: the network thread may hold a lock of paho while it waits for ours.
                 mid = self._client.publish(kept.topic, kept.payload, 1, properties=kept.properties).mid
             except ValueError as error:
                 log.error("a message on %s cannot be published: %s", kept.topic[:200], error)
@@ -276,11 +276,11 @@ class Publisher:
         self._send()
 
     def _take_back(self, window: int) -> None:
-        """Takes back what is under way if the broker takes fewer messages now: paho would send all of it at once."""
+        """Takes messages back from paho, which would send all at once, if the broker's Receive Maximum is now lower."""
         with self._changed:
             if len(self._in_flight) + self._sending <= window:
                 return
-        # Without the lock, as above.
+        # Without our lock, as above.
         mids = [message.mid for message in self._client.drop_out_messages()]
         with self._changed:
             for mid in mids:
@@ -292,8 +292,8 @@ class Publisher:
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any) -> None:
         self._connection.ended(flags, reason_code, properties)
-        # What is under way is paho's, which sends it again. The rest waits here, so that after the reconnect no more is
-        # under way than the broker takes.
+        # paho sends the messages in flight again. The rest waits here, so that after the reconnect no more messages are
+        # in flight than the broker allows.
         with self._changed:
             self._window = 0
 

@@ -1,4 +1,4 @@
-"""Publishes that are done when the broker has said so."""
+"""Publishes messages and waits for the broker's acknowledgement."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from paho.mqtt.reasoncodes import ReasonCode
 from mqtt_delivery.connection import reason
 from mqtt_delivery.terms import Terms
 
-# So many wait for their acknowledgement at once; fewer, where the broker takes fewer (MQTT 5.0, 3.2.2.3.3).
+# At most this many messages are in flight; fewer if the broker's Receive Maximum is lower (MQTT 5.0, 3.2.2.3.3).
 IN_FLIGHT = 20
 LET_GO = object()
 
 
 class PublishError(Exception):
-    """The broker has not taken a message.
+    """The broker has not accepted a message.
 
     Args:
-        reason: What it said, or that it said nothing.
-        error_type: ``error.type``: the name of the MQTT 5 reason code, or what kept the broker from answering.
+        reason: The broker's reason, or that it did not answer.
+        error_type: ``error.type``: the name of the MQTT 5 reason code, or why there is no answer.
     """
 
     def __init__(self, reason: str, error_type: str) -> None:
@@ -31,20 +31,20 @@ class PublishError(Exception):
 
 
 class AcknowledgedPublishes:
-    """Publishes with QoS 1 and hears the PUBACK (MQTT 5.0, 3.4); for use by several threads.
+    """Publishes with QoS 1 and waits for the PUBACK (MQTT 5.0, 3.4); several threads may use it.
 
     Args:
-        client: Its ``on_publish`` is taken.
+        client: The client; this object sets its ``on_publish``.
     """
 
     def __init__(self, client: mqtt.Client) -> None:
         self._client = client
-        # Of what somebody asks for the answer; one that is gone was let go of.
+        # Answers that somebody asks for, None until they come. A missing entry was given up.
         self._answers: dict[int, ReasonCode | None] = {}
-        # An answer can be faster than publish(): those that came while it ran, and how many threads are in it.
+        # An answer can come before publish() returns: these did. And how many threads are in publish().
         self._early: dict[int, ReasonCode] = {}
         self._publishing = 0
-        # What paho has and the broker has not answered, whether or not somebody still waits for that.
+        # How many messages the broker has not answered, whether or not somebody still asks for the answer.
         self._unanswered = 0
         self._receive_maximum = IN_FLIGHT
         self._changed = threading.Condition()
@@ -53,13 +53,13 @@ class AcknowledgedPublishes:
         client.on_publish = self._on_publish
 
     def connected(self, terms: Terms) -> None:
-        """Takes over what holds on a new connection."""
+        """Applies the terms of a new connection."""
         with self._changed:
             self.terms = terms
             self._receive_maximum = min(IN_FLIGHT, terms.receive_maximum)
             too_many = self._unanswered > self._receive_maximum
         if too_many:
-            # paho would send all of it again at once.
+            # paho would send all of them again at once.
             self._client.drop_out_messages()
             with self._changed:
                 self._unanswered = 0
@@ -74,11 +74,11 @@ class AcknowledgedPublishes:
         timeout_seconds: float,
         retain: bool = False,
     ) -> None:
-        """Returns when the broker has the message.
+        """Publishes a message, and returns when the broker has it.
 
         Raises:
             PublishError: The broker refuses it, or does not answer in time.
-            ValueError: The topic is none to publish to.
+            ValueError: The topic cannot be published to.
         """
         mid = self.begin(topic, payload, properties, retain, timeout_seconds)
         with self._changed:
@@ -99,11 +99,11 @@ class AcknowledgedPublishes:
         retain: bool = False,
         timeout_seconds: float = 0.0,
     ) -> int:
-        """Hands a message over as soon as the broker takes one more; returns its number, to ask for its ``answer`` by.
+        """Publishes a message as soon as Receive Maximum allows; returns its id, for ``answer``.
 
         Raises:
-            PublishError: It takes no more in time, or paho does not; or it takes nothing like this.
-            ValueError: The topic is none to publish to.
+            PublishError: There is no room in time, paho's queue is full, or the broker does not accept such a message.
+            ValueError: The topic cannot be published to.
         """
         if retain and not self.terms.retained_messages:
             raise PublishError("the broker keeps no retained messages", "Retain not supported")
@@ -116,7 +116,7 @@ class AcknowledgedPublishes:
             self._publishing += 1
         mid = None
         try:
-            # Without the lock: the network thread holds one of paho's, and waits for this one.
+            # Without our lock: the network thread may hold a lock of paho while it waits for ours.
             info = self._client.publish(topic, payload, 1, retain, properties)
             if info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:
                 raise PublishError("paho's queue is full", info.rc.name)
@@ -134,12 +134,12 @@ class AcknowledgedPublishes:
                     self._early.clear()
 
     def answer(self, mid: int) -> ReasonCode | None:
-        """The broker's answer to a message that was handed over, once; None if there is none yet."""
+        """Returns the broker's answer to a message, once; None if there is none yet."""
         with self._changed:
             return self._answers.pop(mid) if self._answers.get(mid) is not None else None
 
     def forget(self, mid: int) -> None:
-        """Nobody asks for an answer any more."""
+        """Drops the answer to a message: nobody will ask for it."""
         with self._changed:
             self._answers.pop(mid, None)
 

@@ -1,8 +1,8 @@
 """Reads the properties of received packets, in place of paho's own reader.
 
-That one takes U+FEFF for malformed, although it is a character like others (MQTT 5.0, 1.5.4-3): one such message, which
-the broker sends again after each reconnect, stops a subscriber for good. And it takes time with the square of their
-number, in the network thread.
+paho treats U+FEFF as malformed, although MQTT allows it (MQTT 5.0, 1.5.4-3). One such message stops a subscriber for
+good, because the broker sends it again after each reconnect. Also, paho's time grows with the square of the number of
+properties, in the network thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties, VariableByteIntegers
 
 _KNOWN = Properties(PacketTypes.PUBLISH)
-# By identifier (MQTT 5.0, 2.2.2.2): paho's name of it, its type, and the packets that may have it.
+# By identifier (MQTT 5.0, 2.2.2.2): paho's name for the property, its type, and the packets that may have it.
 _PROPERTIES: dict[int, tuple[str, str, list[int]]] = {
     identifier: (
         name.replace(" ", ""),
@@ -30,12 +30,12 @@ _REPEATABLE = ("UserProperty", "SubscriptionIdentifier")
 
 
 def use_for_paho() -> None:
-    """Has all clients of this process read properties by ``unpack``."""
+    """Makes all paho clients of this process read properties with ``unpack``."""
     Properties.unpack = unpack
 
 
 def unpack(self: Properties, buffer: bytes) -> tuple[Properties, int]:
-    """Fills properties from a packet (MQTT 5.0, 2.2.2); returns them, and how many bytes they took.
+    """Fills properties from a packet (MQTT 5.0, 2.2.2); returns them and their length in bytes.
 
     Raises:
         MalformedPacket: The packet breaks the rules of MQTT 5.
@@ -63,7 +63,7 @@ class _Reader:
         found: dict[str, Any] = {}
         while self._position < self._end:
             name, kind, packets = _PROPERTIES[self._variable_byte_integer()]
-            if properties.packetType not in packets:  # pyright: ignore[reportUnknownMemberType] (likewise)
+            if properties.packetType not in packets:  # pyright: ignore[reportUnknownMemberType] (as above)
                 raise MalformedPacket(f"{name} in a packet that has no such property")
             value = self._value(kind)
             if name in _REPEATABLE:
@@ -88,7 +88,7 @@ class _Reader:
         return self._string()
 
     def _string(self) -> str:
-        # Python's decoder refuses the surrogates itself (MQTT 5.0, 1.5.4-1).
+        # Python's decoder already refuses surrogates (MQTT 5.0, 1.5.4-1).
         text = self._bytes(int.from_bytes(self._bytes(2), "big")).decode()
         if "\0" in text:
             raise MalformedPacket("U+0000 in a string")

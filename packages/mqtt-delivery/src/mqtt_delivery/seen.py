@@ -1,19 +1,19 @@
-"""Which messages were processed lately, by the ids that their author gave them."""
+"""Remembers which messages were processed lately, by their ids."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 
-# A longer one is no id, so that a flood of them cannot fill the memory.
+# A longer text is not taken as an id, so that a flood of them cannot fill the memory.
 MAXIMUM_ID_CHARACTERS = 256
 
 
 class Seen:
-    """A bounded memory: of the newest ids, the oldest is forgotten first.
+    """Remembers a limited number of ids, and forgets the oldest first.
 
     Args:
-        size: How many ids; 0 remembers none.
+        size: How many ids to remember; 0: none.
     """
 
     def __init__(self, size: int) -> None:
@@ -22,7 +22,7 @@ class Seen:
         self._ids: OrderedDict[str, None] = OrderedDict()
 
     def add(self, identifier: str | None) -> None:
-        """Remembers that a message was processed."""
+        """Remembers the id of a processed message."""
         if not self._size or identifier is None:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""The network side: it connects, subscribes and hands over, so it is never late to answer the broker."""
+"""The network side: it only connects, subscribes and hands messages over, so it always answers the broker in time."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ log = logging.getLogger(__name__)
 
 # Retain Handling (MQTT 5.0, 3.8.3.1).
 NO_RETAINED = 2
-# For so long nothing may come while a session is left.
+# While a session is being emptied: give up if nothing comes for this time.
 LEAVE_SECONDS = 20.0
 
 
 class LeaveError(Exception):
-    """It cannot be told whether a session is empty."""
+    """It is unknown whether the session is empty."""
 
 
 class Session:
     """One session at the broker.
 
     Args:
-        client: Its callbacks are taken.
-        filters: What it subscribes to, and what the session may still be subscribed to and should no longer be.
-        bounds: What the broker is told to keep to.
-        expiry_seconds: How long the broker keeps what comes while nobody is connected.
+        client: The client; the session sets its callbacks.
+        filters: The filter to subscribe to, and a former one to unsubscribe from.
+        bounds: The limits to tell the broker.
+        expiry_seconds: How long the broker keeps messages while the client is not connected.
         retain_handling: Retain Handling of the subscription (MQTT 5.0, 3.8.3.1).
         heartbeat: Whether it sends itself messages when no others come.
-        publishes: What it sends them through.
-        acknowledgements: What is to be acknowledged.
+        publishes: Publishes the heartbeat.
+        acknowledgements: Tracks the messages to acknowledge.
         arrived: Called with each message.
-        session_lost: Called when the broker does not have the session that it should (True), or will not keep it for so
-            long (False), and with what happened.
+        session_lost: Called with what happened, and True if the broker has lost the session, False if the broker keeps
+            it for a shorter time.
         malformed: Called when a malformed packet has ended the connection.
     """
 
@@ -71,7 +71,7 @@ class Session:
         self._expiry_seconds = expiry_seconds
         self._retain_handling = retain_handling
         self._mqtt_5 = client.protocol == mqtt.MQTTv5
-        # More came than the broker was told to send ahead: all that comes is left to the next connection.
+        # More messages came than may wait: all further ones are ignored, until the broker sends them again.
         self._overflowed = self._said_overflow = False
         self._wants_heartbeat = heartbeat
         self._publishes = publishes
@@ -80,7 +80,7 @@ class Session:
         self._session_lost = session_lost
         self._malformed = malformed
         self._connection = Connection(client)
-        # While a message is here that was not acknowledged, the broker may keep the next one back.
+        # While a message is not acknowledged, the broker may hold the next one back.
         self._heartbeat = Heartbeat(publishes, heartbeat, lambda: acknowledgements.count > 0)
         self._subscribed = False
         self._contradiction: str | None = None
@@ -89,11 +89,11 @@ class Session:
         self._accepting = True
         self._leaving = False
         self._nothing_to_leave = False
-        # Counts what makes a marker inconclusive: messages, and ends of connections.
+        # Counts the events that make a marker inconclusive: messages and lost connections.
         self._events = 0
         self._marked_after: int | None = None
         self._last_event = time.monotonic()
-        # By message id, what the broker has not answered yet.
+        # By message id: requests that the broker has not answered yet.
         self._subscribing: dict[int, str] = {}
         self._unsubscribing: dict[int, str] = {}
         self._answered = threading.Condition()
@@ -111,17 +111,17 @@ class Session:
 
     @property
     def live(self) -> bool:
-        """The network thread turns."""
+        """The network thread makes progress."""
         return self._connection.live
 
     @property
     def connected(self) -> bool:
-        """The broker is heard."""
+        """Connected, and the broker sends packets."""
         return self._connection.connected
 
     @property
     def delivers(self) -> bool:
-        """Subscribed, what is published comes, and it can be read."""
+        """Subscribed, and messages come that can be read."""
         if self._connection.connected:
             self._heartbeat.beat()
         lately = self._heartbeat.silent_seconds < UNHEALTHY_SECONDS
@@ -129,12 +129,12 @@ class Session:
 
     @property
     def healthy(self) -> bool:
-        """All three."""
+        """``live``, ``connected`` and ``delivers``."""
         return self.live and self.connected and self.delivers
 
     @property
     def stalled(self) -> str | None:
-        """What the connection lacks, although it stands: for too long, or for good."""
+        """Why only a restart helps: what an open connection has lacked for too long, or will always lack; else None."""
         if self._contradiction:
             return self._contradiction
         if not self._connection.live:
@@ -144,7 +144,7 @@ class Session:
         return None
 
     def connect(self, host: str, port: int, keepalive_seconds: int) -> None:
-        """Connects in the background, to a session that outlives the connection."""
+        """Connects in the background, with a session that outlives the connection."""
         if self._mqtt_5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = self._expiry_seconds
@@ -156,18 +156,18 @@ class Session:
         self._client.loop_start()
 
     def leave(self, host: str, port: int, keepalive_seconds: int) -> None:
-        """Connects to a session to empty it: nothing new is to come."""
+        """Connects to the session to empty it; no new messages are taken into it."""
         self._leaving = True
         self.connect(host, port, keepalive_seconds)
 
     def is_empty(self) -> bool:
-        """Whether nothing is left in a session that is to be left.
+        """Whether the session is empty after ``leave``.
 
-        A broker sends what it holds before it sends what came after: a marker on the heartbeat's topic, with the QoS of
-        the messages, so that it waits in the same queue.
+        The client publishes a marker to itself on the heartbeat's topic, with the QoS of the messages, so that it waits
+        in the same queue. The broker sends older messages before the marker.
 
         Raises:
-            LeaveError: It cannot be told.
+            LeaveError: It is unknown whether the session is empty.
         """
         if self._nothing_to_leave:
             return True
@@ -190,13 +190,13 @@ class Session:
         return False
 
     def stop_accepting(self) -> None:
-        """Takes no more messages: they are not acknowledged, so the broker keeps them for the next start."""
+        """Ignores further messages: they are not acknowledged, so the broker keeps them for the next start."""
         self._accepting = False
 
     def disconnect(self, end_session: bool = False) -> None:
-        """Ends the connection when the broker has taken every acknowledgement."""
+        """Ends the connection when the broker has every acknowledgement."""
         if self._client.is_connected():
-            # It answers this after it has read what was sent before.
+            # The broker answers this after it has read everything sent before.
             self._unsubscribe(self._former_filter)
             with self._answered:
                 self._answered.wait_for(lambda: not self._unsubscribing, 1.0)
@@ -210,7 +210,7 @@ class Session:
             self._end_by_a_clean_session()
 
     def _end_by_a_clean_session(self) -> None:
-        """Ends the session as MQTT 3.1.1 has it (3.1.2.4): by another with the same id."""
+        """Ends the session as MQTT 3.1.1 requires (3.1.2.4): with a clean session of the same client id."""
         taken = threading.Event()
         self._client._clean_session = True  # pyright: ignore[reportPrivateUsage] (it has no public name)
         self._client.on_connect = lambda *_: taken.set()  # pyright: ignore[reportUnknownLambdaType] (none is used)
@@ -227,7 +227,8 @@ class Session:
         self._look_at_session(flags.session_present, properties)
         terms = Terms.of(properties)
         self._publishes.connected(terms)
-        # With an empty id the broker has given one, by which the session is found again (MQTT 5.0, 3.2.2.3.7).
+        # If the client id was empty, the broker assigned one. It is needed to find the session again (MQTT 5.0,
+        # 3.2.2.3.7).
         if assigned := getattr(properties, "AssignedClientIdentifier", None):
             client._client_id = assigned.encode()  # pyright: ignore[reportPrivateUsage] (there is no other way)
         self._heartbeat.connected(self.name)
@@ -238,7 +239,7 @@ class Session:
         if self._contradiction:
             log.error("nothing is subscribed to: %s", self._contradiction)
             return
-        # One packet for each, so that one can fail without the others.
+        # One packet for each filter, so that one can fail without the others.
         self._subscribe(self._filter, QOS)
         if self._wants_heartbeat:
             self._subscribe(self._heartbeat.topic, 0)
@@ -281,7 +282,7 @@ class Session:
 
     def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reason_codes: Any, properties: Any) -> None:
         topic_filter = self._subscribing.pop(mid, "")
-        # There is one for each filter of the packet, so one.
+        # There is one reason code for each filter of the packet, so exactly one.
         for reason_code in reason_codes:
             refusal = f"the broker refuses the subscription to {topic_filter}: {reason(reason_code, properties)}"
             if topic_filter == self._heartbeat.topic:
@@ -320,7 +321,7 @@ class Session:
         self._acknowledgements.connection_lost()
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
-        topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises where it is no UTF-8)
+        topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises if it is not UTF-8)
         if topic == self._heartbeat.topic:
             self._heartbeat.came(bytes(message.payload))
             self._let_pass(message, topic)
@@ -332,13 +333,13 @@ class Session:
             self._arrived(message)
 
     def _let_pass(self, message: mqtt.MQTTMessage, topic: str) -> None:
-        """Acknowledges a message that is not for the handler, when its turn comes."""
+        """Acknowledges a message that is not for the handler, in its turn."""
         delivery = Delivery(message, topic)
         if self._acknowledgements.arrived(delivery):
             self._acknowledgements.done(delivery)
 
     def _is_retained(self, message: mqtt.MQTTMessage) -> bool:
-        """Whether a message is there for the subscription, where the broker could not be told to send none."""
+        """Whether this is an unwanted retained message; MQTT 3.1.1 cannot tell the broker not to send these."""
         return not self._mqtt_5 and message.retain and self._retain_handling == NO_RETAINED
 
     def _is_too_much(self) -> bool:
@@ -353,9 +354,9 @@ class Session:
         return self._overflowed and self._acknowledgements.held_bytes <= self._bounds.held_bytes // 4
 
     def acknowledged(self) -> None:
-        """Has the broker send what was left to it, once there is room for it."""
+        """Once there is room again, makes the broker send the ignored messages again."""
         if self._has_room_again() and not self._unsubscribing:
-            # It answers this after it has read the acknowledgements.
+            # The broker answers this after it has read the acknowledgements.
             self._unsubscribe(self._former_filter)
 
     def _note_event(self) -> None:

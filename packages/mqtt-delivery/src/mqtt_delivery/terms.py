@@ -1,4 +1,4 @@
-"""What a broker allows, by its CONNACK."""
+"""What the broker allows, according to its CONNACK."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Self
 
 from paho.mqtt.properties import Properties
 
-# Of the messages, in both directions.
+# QoS of the messages in both directions.
 QOS = 1
-# Of a packet, beside topic, payload and properties: the header, the packet id, a tracer's fields.
+# Size of a packet without topic, payload and properties: the header, the packet id, the fields of a propagator.
 OVERHEAD_BYTES = 512
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds on one connection (MQTT 5.0, 3.2.2.3); where the broker says nothing, what MQTT says."""
+    """The terms of one connection (MQTT 5.0, 3.2.2.3), with MQTT's defaults for what the broker does not say."""
 
     receive_maximum: int = 65_535
     maximum_qos: int = 2
@@ -26,7 +26,7 @@ class Terms:
 
     @classmethod
     def of(cls, properties: Properties | None) -> Self:
-        """Those of a CONNACK."""
+        """The terms in a CONNACK."""
         return cls(
             receive_maximum=getattr(properties, "ReceiveMaximum", cls.receive_maximum),
             maximum_qos=getattr(properties, "MaximumQoS", cls.maximum_qos),
@@ -37,11 +37,11 @@ class Terms:
         )
 
     def against_publishing(self) -> str | None:
-        """Why nothing can be published at least once."""
+        """Why at-least-once publishing is impossible; None if it is possible."""
         return None if self.maximum_qos >= QOS else "the broker takes QoS 0 only, by which messages get lost"
 
     def against_subscribing(self, topic_filter: str) -> str | None:
-        """Why nothing can be taken in at least once by this filter."""
+        """Why this filter cannot be subscribed to at least once; None if it can."""
         if not self.shared_subscriptions and topic_filter.startswith("$share/"):
             return "more than one consumer needs shared subscriptions, which the broker does not have"
         if not self.wildcards and {"+", "#"} & set(topic_filter):
@@ -49,7 +49,7 @@ class Terms:
         return self.against_publishing()
 
     def takes(self, topic: str, payload: bytes, properties: Properties | None) -> bool:
-        """Whether a message is small enough."""
+        """Whether a message is small enough for the broker."""
         size = len(topic.encode()) + len(payload) + OVERHEAD_BYTES
         if properties is not None:
             size += len(bytes(properties.pack()))  # pyright: ignore[reportUnknownArgumentType] (paho has no types here)

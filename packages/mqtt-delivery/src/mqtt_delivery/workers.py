@@ -1,4 +1,4 @@
-"""A bounded number of threads; what has the same key stays in order, and keys do not wait for each other."""
+"""A fixed number of threads: deliveries with the same key stay in order, and keys do not wait for each other."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mqtt_delivery.acknowledgements import Delivery
 
 
 class Lane:
-    """The deliveries of one key, one after the other.
+    """The deliveries of one key, in order.
 
     Attributes:
-        key: What they have in common.
-        waiting: The deliveries; the first is worked on, or waits for its next attempt.
-        failing_since: When the first attempt began that no success has followed; None if all is well.
+        key: Their key.
+        waiting: The deliveries; the first is in work, or waits for its next attempt.
+        failing_since: When the first failed attempt since the last success began; None if the last attempt succeeded.
     """
 
     __slots__ = ("due", "failing_since", "key", "waiting")
@@ -28,7 +28,7 @@ class Lane:
         self.key = key
         self.waiting: deque[Delivery] = deque()
         self.failing_since: float | None = None
-        # When the first may be tried again; None while it is worked on or ready to be.
+        # When the first delivery may be tried again; None while it is in work or ready.
         self.due: float | None = None
 
 
@@ -37,17 +37,17 @@ WorkTogether = Callable[[Sequence[Delivery]], bool]
 
 
 class Workers:
-    """Hands deliveries to threads: those of one key one by one, in their order.
+    """Hands deliveries to threads: those of one key one by one, in order.
 
-    A key that waits for its next attempt occupies no thread. The lanes have no bound of their own: the broker sends no
-    more than Receive Maximum ahead of acknowledgements.
+    A key that waits for its next attempt occupies no thread. The lanes need no limit of their own, because the broker
+    sends no more than Receive Maximum messages ahead of their acknowledgements.
 
     Args:
-        threads: How many threads.
-        work: Works on the first delivery of a lane. Returns None if it is done with, else the seconds until it is to be
-            tried again. Must not raise.
-        work_together: Works on several deliveries at once; False if they are to be worked on one by one.
-        batch_size: How many deliveries are worked on at once.
+        threads: The number of threads.
+        work: Processes the first delivery of a lane. Returns None if the delivery is finished, else the seconds until
+            the next attempt. Must not raise.
+        work_together: Processes several deliveries at once; returns False if they must be processed one by one.
+        batch_size: How many deliveries are processed at once, at most.
         batch_seconds: How long a batch waits to fill up.
     """
 
@@ -82,12 +82,12 @@ class Workers:
 
     @property
     def waiting(self) -> int:
-        """How many deliveries wait for a thread, or for their next attempt."""
+        """The number of deliveries that wait for a thread or for their next attempt."""
         with self._lock:
             return sum(len(lane.waiting) for lane in self._lanes.values()) - self._running
 
     def submit(self, key: str, delivery: Delivery) -> None:
-        """Leaves a delivery to the threads."""
+        """Adds a delivery to the lane of its key."""
         with self._lock:
             if self._last is not None:
                 return
@@ -104,8 +104,8 @@ class Workers:
         """Brings the next attempt of a delivery forward, if it waits for one.
 
         Args:
-            delivery: Which.
-            earliest: When it may be tried, by the monotonic clock.
+            delivery: The delivery.
+            earliest: Returns when it may be tried, by the monotonic clock.
         """
         with self._lock:
             lane = delivery.lane
@@ -115,13 +115,13 @@ class Workers:
                     self._try_at(lane, due)
 
     def stop(self, last: Callable[[], int], settled: Callable[[], bool], timeout_seconds: float) -> None:
-        """Finishes what must be finished, and ends the threads; what is not done in time stays with the broker.
+        """Finishes the deliveries that must be finished, and ends the threads; the broker keeps the rest.
 
         Args:
-            last: The number of the last delivery that is done. What came before it is worked on, what came after it is
-                not begun.
-            settled: Whether nothing is done that cannot be acknowledged.
-            timeout_seconds: For how long that may take.
+            last: Returns the number of the last delivery that is done. Earlier ones are finished, so that it can be
+                acknowledged; later ones are not begun.
+            settled: Returns whether every done delivery is acknowledged.
+            timeout_seconds: How long this may take, at most.
         """
         deadline = time.monotonic() + timeout_seconds
         with self._lock:
@@ -147,7 +147,7 @@ class Workers:
             self._run([(lane, deliveries) for lane, deliveries in taken if deliveries])
 
     def _fill(self, taken: list[tuple[Lane, list[Delivery]]]) -> None:
-        """The rest of a batch: what comes within the time that a batch may wait."""
+        """Fills up a batch with the deliveries that come while it may wait."""
         deadline = time.monotonic() + self._batch_seconds
         missing = self._batch_size - len(taken[0][1])
         while missing > 0:
@@ -162,7 +162,7 @@ class Workers:
             missing -= len(taken[-1][1])
 
     def _begin(self, lane: Lane, limit: int) -> list[Delivery]:
-        """The deliveries of a lane to work on now."""
+        """Returns the deliveries of a lane to process now."""
         with self._lock:
             if self._stopped:
                 return []
@@ -174,7 +174,7 @@ class Workers:
             else:
                 begun = [delivery for delivery in list(lane.waiting)[:limit] if delivery.number <= self._last]
                 if not begun:
-                    # It may still have to be finished, if what came later is.
+                    # It must still be finished if a later delivery gets done.
                     self._try_at(lane, time.monotonic() + 0.02)
             self._running += len(begun)
             return begun
@@ -214,13 +214,13 @@ class Workers:
         self._changed.notify_all()
 
     def _wake(self) -> None:
-        """Makes lanes ready whose time has come."""
+        """Makes lanes ready when their next attempt is due."""
         with self._lock:
             while not self._stopped:
                 now = time.monotonic()
                 while self._later and self._later[0][0] <= now:
                     due, _, lane = heapq.heappop(self._later)
-                    # If not, it was brought forward.
+                    # If they differ, the attempt was brought forward.
                     if lane.due == due:
                         lane.due = None
                         self._ready.put(lane)
