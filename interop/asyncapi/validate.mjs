@@ -1,4 +1,4 @@
-// Checks a document with AsyncAPI's own parser: prints what it finds, and ends with 1 if that is an error or a warning.
+// Checks a document with AsyncAPI's own parser: prints the findings, and exits with 1 if one is an error or a warning.
 import { readFile } from "node:fs/promises";
 import { DiagnosticSeverity, Parser } from "@asyncapi/parser";
 

@@ -38,10 +38,10 @@ const attributes = {
 const span = trace.getTracer("publish.mjs").startSpan(`publish ${topic}`, { kind: SpanKind.PRODUCER, attributes });
 const fields = {};
 propagation.inject(trace.setSpan(context.active(), span), fields);
-// traceparent and tracestate are attributes of the event, by CloudEvents' distributed tracing extension.
+// By CloudEvents' distributed tracing extension, traceparent and tracestate are attributes of the event.
 const source = "/sensors/cloudevents-001";
 const event = new CloudEvent({ type: "reading", source, id: reading.message_id, data: reading, ...fields });
-// The SDK lists attributes without a value, too, which mqtt.js cannot write.
+// The SDK also lists attributes without a value, which mqtt.js cannot write.
 const attributesOfEvent = Object.entries(MQTT.binary(event)["User Properties"]).filter(([, value]) => value !== undefined);
 const properties = { contentType: "application/json", userProperties: Object.fromEntries(attributesOfEvent) };
 try {

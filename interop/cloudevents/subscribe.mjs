@@ -1,4 +1,4 @@
-// Takes in messages, CloudEvents or not, each in a span that goes on with its trace: [filter] [how many].
+// Processes messages, CloudEvents or not, each in a span that continues its trace: [filter] [how many].
 import { propagation, ROOT_CONTEXT, SpanKind, trace } from "@opentelemetry/api";
 import { NodeSDK } from "@opentelemetry/sdk-node";
 import { MQTT } from "cloudevents";
@@ -8,13 +8,13 @@ const { MQTT_HOST = "127.0.0.1", MQTT_PORT = "1883" } = process.env;
 const { MQTT_OPERATOR_USERNAME = "operator", MQTT_OPERATOR_PASSWORD = "operator-secret" } = process.env;
 const [filter = "sensors/+/reading", count = "1"] = process.argv.slice(2);
 
-// User properties as mqtt.js has them: a name with several values has an array.
+// User properties in the form of mqtt.js: a name with several values has an array.
 const getter = {
   keys: (userProperties) => Object.keys(userProperties),
   get(userProperties, name) {
     const values = [userProperties[name] ?? []].flat();
     if (name !== "traceparent") return values.length ? values.join(",") : undefined;
-    // Equal ones are one; others contradict each other, and none can be trusted.
+    // Equal values count as one; different values contradict each other, and none can be trusted.
     return new Set(values).size === 1 ? values[0] : undefined;
   },
 };
@@ -40,7 +40,7 @@ function handle({ topic, payload, properties }) {
   };
   const links = parent ? [{ context: parent }] : [];
   tracer.startActiveSpan(`process ${topic}`, { kind: SpanKind.CONSUMER, attributes, links }, carried, (span) => {
-    // The work comes here. This shows the context.
+    // The work goes here. This example prints the context.
     const fields = {};
     propagation.inject(carried, fields);
     console.log(JSON.stringify(fields));

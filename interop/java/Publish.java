@@ -33,7 +33,7 @@ final class Publish {
     sdk.getPropagators().getTextMapPropagator()
         .inject(Context.root().with(span), userProperties, (carrier, name, value) -> carrier.add(name, value));
     try {
-      // It returns with the PUBACK, and throws where the broker refuses the message.
+      // Returns when the PUBACK arrives; throws if the broker refuses the message.
       client.publishWith()
           .topic(TOPIC)
           .qos(MqttQos.AT_LEAST_ONCE)

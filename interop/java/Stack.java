@@ -4,11 +4,11 @@ import io.opentelemetry.sdk.OpenTelemetrySdk;
 import io.opentelemetry.sdk.autoconfigure.AutoConfiguredOpenTelemetrySdk;
 import java.util.Map;
 
-/** What the publisher and the subscriber share: the SDK, and the way to the broker. */
+/** What the publisher and the subscriber share: the SDK, and the connection to the broker. */
 final class Stack {
   private Stack() {}
 
-  /** Sets the SDK up from OTEL_*; by itself it would send OTLP by gRPC, to another port. */
+  /** Sets up the SDK from OTEL_*; by default it sends OTLP by gRPC, to another port. */
   static OpenTelemetrySdk telemetry(String service) {
     var defaults = Map.of("otel.service.name", service, "otel.exporter.otlp.protocol", "http/protobuf");
     return AutoConfiguredOpenTelemetrySdk.builder()

@@ -8,7 +8,7 @@ import io.opentelemetry.context.Context;
 import io.opentelemetry.sdk.OpenTelemetrySdk;
 import java.util.HashMap;
 
-/** Takes in messages, each in a span that goes on with the trace in its user properties: [filter] [how many]. */
+/** Processes messages, each in a span that continues the trace in its user properties: [filter] [how many]. */
 final class Subscribe {
   public static void main(String[] arguments) throws InterruptedException {
     var filter = arguments.length > 0 ? arguments[0] : "sensors/+/reading";
@@ -44,7 +44,7 @@ final class Subscribe {
       builder.setAttribute("mqtt.missing_context", true);
     }
     var span = builder.startSpan();
-    // The work comes here. This shows the context, as it would be passed on.
+    // The work goes here. This example prints the context that it would pass on.
     var fields = new HashMap<String, String>();
     propagator.inject(carried, fields, (carrier, name, value) -> carrier.put(name, value));
     System.out.println(new Gson().toJson(fields));

@@ -2,7 +2,7 @@ import com.hivemq.client.mqtt.mqtt5.datatypes.Mqtt5UserProperties;
 import io.opentelemetry.context.propagation.TextMapGetter;
 import java.util.Set;
 
-/** Shows a propagator the user properties of a message: in the client's list of pairs a name may be there several times. */
+/** Lets a propagator read a message's user properties; in the client's list of pairs a name can occur several times. */
 final class UserPropertiesGetter implements TextMapGetter<Mqtt5UserProperties> {
   @Override
   public String get(Mqtt5UserProperties userProperties, String name) {
@@ -13,7 +13,7 @@ final class UserPropertiesGetter implements TextMapGetter<Mqtt5UserProperties> {
     if (!name.equals("traceparent")) {
       return values.isEmpty() ? null : String.join(",", values);
     }
-    // Equal ones are one; others contradict each other, and none can be trusted.
+    // Equal values count as one; different values contradict each other, and none can be trusted.
     return Set.copyOf(values).size() == 1 ? values.get(0) : null;
   }
 }

@@ -38,7 +38,7 @@ const span = trace.getTracer("publish.mjs").startSpan(`publish ${topic}`, { kind
 const userProperties = {};
 propagation.inject(trace.setSpan(context.active(), span), userProperties);
 try {
-  // No user properties rather than an empty object: see README.md. The promise waits for the PUBACK.
+  // No user properties instead of an empty object: see README.md. The promise waits for the PUBACK.
   const properties = Object.keys(userProperties).length ? { userProperties } : {};
   await client.publishAsync(topic, JSON.stringify(reading), { qos: 1, properties });
   console.log(span.spanContext().traceId);

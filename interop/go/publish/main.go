@@ -37,7 +37,7 @@ func main() {
 		properties.User.Add(name, value)
 	}
 	payload := fmt.Appendf(nil, reading, id, time.Now().UTC().Format(time.RFC3339Nano))
-	// It returns with the PUBACK; a reason code of 0x80 or more is an error.
+	// Returns when the PUBACK arrives; a reason code of 0x80 or more is an error.
 	_, err := connection.Publish(ctx, &paho.Publish{Topic: topic, QoS: 1, Payload: payload, Properties: properties})
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())

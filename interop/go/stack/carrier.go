@@ -8,10 +8,10 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// Carrier gives the propagator what it reads: in paho's list of pairs a name may be there several times.
+// Carrier lets the propagator read the user properties; in paho's list of pairs a name can occur several times.
 func Carrier(properties paho.UserProperties) propagation.MapCarrier {
 	carrier := propagation.MapCarrier{}
-	// Equal ones are one; others contradict each other, and none can be trusted.
+	// Equal values count as one; different values contradict each other, and none can be trusted.
 	if values := slices.Compact(properties.GetAll("traceparent")); len(values) == 1 {
 		carrier["traceparent"] = values[0]
 	}

@@ -1,4 +1,4 @@
-// Package stack has what the publisher and the subscriber share: the SDK, and the way to the broker.
+// Package stack has what the publisher and the subscriber share: the SDK, and the connection to the broker.
 package stack
 
 import (
@@ -21,7 +21,7 @@ import (
 // Propagator reads and writes W3C Trace Context and Baggage.
 var Propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 
-// Must ends the program with an error, or returns the value.
+// Must returns the value, or ends the program if there is an error.
 func Must[T any](value T, err error) T {
 	if err != nil {
 		log.Fatal(err)
@@ -29,7 +29,7 @@ func Must[T any](value T, err error) T {
 	return value
 }
 
-// Telemetry sets the SDK up; its exporter reads OTEL_EXPORTER_OTLP_ENDPOINT.
+// Telemetry sets up the SDK; its exporter reads OTEL_EXPORTER_OTLP_ENDPOINT.
 func Telemetry(ctx context.Context, service string) *trace.TracerProvider {
 	name := resource.NewSchemaless(attribute.String("service.name", service))
 	return trace.NewTracerProvider(trace.WithBatcher(Must(otlptracehttp.New(ctx))), trace.WithResource(name))

@@ -1,4 +1,4 @@
-// Takes in messages, each in a span that goes on with the trace in its user properties: [filter] [how many].
+// Processes messages, each in a span that continues the trace in its user properties: [filter] [how many].
 package main
 
 import (
@@ -29,7 +29,7 @@ func handle(ctx context.Context, tracer trace.Tracer, message *paho.Publish) {
 	if !trace.SpanContextFromContext(carried).IsValid() {
 		span.SetAttributes(attribute.Bool("mqtt.missing_context", true))
 	}
-	// The work comes here. This shows the context, as it would be passed on.
+	// The work goes here. This example prints the context that it would pass on.
 	fields := propagation.MapCarrier{}
 	stack.Propagator.Inject(carried, fields)
 	fmt.Println(string(stack.Must(json.Marshal(fields))))

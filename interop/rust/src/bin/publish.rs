@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let context = Context::new().with_span(span.start(&tracer));
     let mut fields = HashMap::new();
     propagator().inject_context(&context, &mut fields);
-    // The SDK writes a tracestate without a value, too.
+    // The SDK also writes a tracestate without a value.
     let user_properties = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let properties = PublishProperties { user_properties, ..Default::default() };
     client.publish_with_properties(TOPIC, QoS::AtLeastOnce, false, reading.to_string(), properties)?;

@@ -1,4 +1,4 @@
-//! Takes in messages, each in a span that goes on with the trace in its user properties: [filter] [how many].
+//! Processes messages, each in a span that continues the trace in its user properties: [filter] [how many].
 
 use std::{collections::HashMap, env, error::Error};
 
@@ -27,7 +27,7 @@ fn handle(provider: &SdkTracerProvider, message: Publish) -> Result<(), Box<dyn 
     } else {
         span.set_attribute(KeyValue::new("mqtt.missing_context", true));
     }
-    // The work comes here. This shows the context, as it would be passed on.
+    // The work goes here. This example prints the context that it would pass on.
     let mut fields = HashMap::new();
     propagator().inject_context(&carried, &mut fields);
     println!("{}", serde_json::to_string(&fields)?);
