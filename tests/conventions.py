@@ -1,4 +1,4 @@
-"""The registry in ``packages/telemetry/schema/``, by the rules of Weaver's semantic convention schema."""
+"""Reads the registry in ``packages/telemetry/schema/`` by the rules of Weaver's semantic convention schema."""
 
 import pkgutil
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ import opentelemetry.semconv.attributes
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
 
-# What is emitted, which property of it, and the value of that property.
+# The name of what is emitted, one of its properties, and the value of that property.
 Fact = tuple[str, str, str]
 
 Stability = Literal["stable", "development", "alpha", "beta", "release_candidate"]
 Text = Annotated[str, Field(min_length=1)]
 PYTHON_TYPES = {"string": str, "int": int, "double": float, "boolean": bool}
-# The other attributes of the conventions that we use are strings there.
+# All other attributes of the conventions that we use are strings.
 UPSTREAM_TYPES = {
     "client.port": "int",
     "exception.escaped": "boolean",
@@ -31,7 +31,7 @@ UPSTREAM_TYPES = {
 
 
 class Form(BaseModel):
-    """Refuses what the published schema does not have."""
+    """Refuses fields that the published schema does not have."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ class Enumeration(Form):
 
 
 class Definition(Form):
-    """An attribute of our own."""
+    """An attribute that this registry defines."""
 
     id: Text
     type: Literal["string", "int", "double", "boolean"] | Enumeration
@@ -82,7 +82,7 @@ class Definition(Form):
 
     @model_validator(mode="after")
     def examples_fit(self) -> Self:
-        """Strings have examples; all examples are of the attribute's type."""
+        """Checks that a string has examples, and that all examples have the attribute's type."""
         if self.type == "string" and not self.examples:
             raise ValueError("a string needs examples")
         if not all(isinstance(example, PYTHON_TYPES[self.value_type]) for example in self.examples):
@@ -118,7 +118,7 @@ class AttributeGroup(Group):
 
 
 class SpanAnnotations(Form):
-    """Our own: how spans are called, with attributes in braces."""
+    """Our own annotation: the name of the spans, with attributes in braces."""
 
     span_name: list[Text]
 
@@ -188,7 +188,7 @@ class Manifest(Form):
 
 
 def upstream_names() -> set[str]:
-    """The attributes of the conventions, as the installed package has them."""
+    """The names of the conventions' attributes, from the installed package."""
     return {
         value
         for package in (opentelemetry.semconv.attributes, opentelemetry.semconv._incubating.attributes)
@@ -202,10 +202,10 @@ class Registry:
     """The registry, with its references resolved.
 
     Args:
-        folder: Where its files are.
+        folder: The folder with its files.
 
     Raises:
-        ValueError: If they break a rule.
+        ValueError: If a file breaks a rule.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -248,7 +248,7 @@ class Registry:
         return UPSTREAM_TYPES.get(attribute, "string")
 
     def facts(self) -> set[Fact]:
-        """What shall be emitted: all but what is off by default."""
+        """What must be emitted: everything that is not off by default."""
         return {fact for fact, optional in self._all_facts() if not optional}
 
     def allowed_facts(self) -> set[Fact]:
@@ -271,7 +271,7 @@ class Registry:
 
     @cached_property
     def emitted(self) -> dict[str, Group]:
-        """What is emitted, by the name that facts call it."""
+        """What is emitted, by its name in facts."""
         return {
             **{f"{group.span_kind} span": group for group in self.of(SpanGroup)},
             **{f"event {group.name}": group for group in self.of(EventGroup)},

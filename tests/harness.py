@@ -1,4 +1,4 @@
-"""A stack of its own for the tests: free ports, a folder of its own, the real parts."""
+"""Runs stacks for the tests: the real parts, on free ports, each stack in its own folder."""
 
 import fcntl
 import itertools
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 def files_of_the_project(pattern: str) -> list[Path]:
-    """The files that git tracks or would add: nothing installed or built, such as ``node_modules``.
+    """The files that git tracks or would add, without installed or built ones such as ``node_modules``.
 
     Args:
         pattern: A git path pattern: ``*.md`` matches in any folder.
@@ -45,7 +45,7 @@ def eventually(look: Callable[[], Result], seconds: float = 30.0) -> Result:
         if time.monotonic() > deadline:
             pytest.fail(f"not seen within {seconds} s; last: {seen!r}")
         time.sleep(pause)
-        # Each look costs time, above all in the viewer, so the pauses between looks grow.
+        # Each look costs time, mostly in the viewer, so the pauses between looks grow.
         pause = min(0.5, pause * 1.5)
     return seen
 
@@ -65,11 +65,11 @@ PORTS_OF_A_PROCESS = 250
 
 @cache
 def _own_ports() -> Iterator[int]:
-    """Ports that no other test process takes, in a cycle: the process that locks a range owns its ports."""
+    """Yields ports that no other test process uses, in a cycle; a process owns the range that it has locked."""
     for first in PORTS[::PORTS_OF_A_PROCESS]:
         lock = os.open(Path(tempfile.gettempdir(), f"mqtt-tracing-ports-{first}"), os.O_CREAT | os.O_WRONLY)
         try:
-            # Held for as long as this process lives.
+            # The lock lasts as long as this process.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
@@ -79,7 +79,7 @@ def _own_ports() -> Iterator[int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on and no other test process takes."""
+    """Ports that nobody listens on and no other test process uses."""
     free = (port for port in itertools.islice(_own_ports(), PORTS_OF_A_PROCESS) if port_is_free(port))
     return list(itertools.islice(free, count))
 
@@ -98,13 +98,13 @@ def reading(**changed: object) -> dict[str, object]:
 
 
 def is_whole(spans: list[Span]) -> bool:
-    """Tells whether a trace so far meets the telemetry contract for a reading."""
+    """Tells whether a trace, with the spans so far, meets the telemetry contract for a reading."""
     root = roots(spans)[0].attributes
     return not first_break(spans, str(root.get("messaging.destination.name")), str(root.get("messaging.message.id")))
 
 
 class Stack:
-    """A stack under test, driven by the same commands as by hand."""
+    """A stack under test, driven by the commands that a user types."""
 
     # What Python runs for a command.
     program = ("-m", "stack")
@@ -114,7 +114,7 @@ class Stack:
         self.values = {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
         # The specification's export interval: up to nine stacks run at a time, and that is load enough.
         self.values |= {"RUN_DIR": str(folder), "RUNTIME": "local", "OTEL_METRIC_EXPORT_INTERVAL": "60000", **values}
-        # Ignores the settings that this machine's user has made for their own stack.
+        # Ignores the settings of this machine's user for their own stack.
         foreign = {name.upper() for name in Settings.model_fields}
         self.environment = {name: value for name, value in os.environ.items() if name not in foreign} | self.values
         self.settings = Settings(_env_file=None, **{name.lower(): value for name, value in self.values.items()})  # pyright: ignore[reportCallIssue] (pydantic-settings parses them)
@@ -164,7 +164,7 @@ class Stack:
         return eventually(look)
 
     def whole_traces(self, since: int) -> int:
-        """How many readings the backend holds as one whole trace each."""
+        """The number of readings that have one whole trace each in the backend."""
         counts = self.viewer.span_counts(since, time.time_ns())
         # Publish, process, POST and POST /echo. A trace that is whole stays whole.
         unknown = [name for name, count in counts.items() if count >= 4 and name not in self._whole]
@@ -179,7 +179,7 @@ class Stack:
         subprocess.run([*command, *options], check=True, timeout=20)
 
     def publish_in_foreign_trace(self, device_id: str) -> tuple[str, str, str]:
-        """Publishes a reading as a foreign client that traces; returns its message id, and the trace and span id."""
+        """Publishes a reading as a foreign client with tracing; returns its message id, trace id and span id."""
         sent = reading(device_id=device_id)
         trace_id, span_id = f"{uuid4().int:032x}", f"{uuid4().int >> 64:016x}"
         options = ["-D", "publish", "user-property", "traceparent", f"00-{trace_id}-{span_id}-01"]
@@ -189,7 +189,7 @@ class Stack:
 
 @contextmanager
 def mosquitto(folder: Path, *lines: str) -> Iterator[Path]:
-    """A broker outside any stack, with these lines of configuration; yields its log."""
+    """Runs a broker outside any stack, with these lines of configuration; yields its log."""
     log, configuration = folder / "log", folder / "mosquitto.conf"
     configuration.write_text("\n".join(["user root", "log_dest stderr", *lines, ""]))
     with log.open("wb") as output, subprocess.Popen(["mosquitto", "-c", str(configuration)], stderr=output) as process:
@@ -203,7 +203,7 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[Path]:
 
 @contextmanager
 def stopped(stack: Stack, part: str) -> Iterator[None]:
-    """The stack without one of its parts."""
+    """Stops one part of the stack during the block."""
     stack.stop_part(part)
     yield
     stack.start_part(part)

@@ -1,4 +1,4 @@
-"""Counts what becomes of the readings that a test sends, where they arrive."""
+"""Counts what becomes of the readings that a test sends, at the places where they arrive."""
 
 import http.server
 import json
@@ -23,7 +23,7 @@ from stack.settings import Settings
 # The tests' own clients must also receive messages that would stop paho's reader.
 received_properties.use_for_paho()
 
-# From the consumer's log, for tests that ask which of several consumers it was.
+# In the consumer's log, for tests that need to know which of several consumers processed a reading.
 PROCESSED = re.compile(r"processed reading (\S+) on ")
 RECEIVING = Path(__file__).parent / "receiving"
 
@@ -33,9 +33,9 @@ QUIET = {"DEVICES": "1", "INTERVAL_SECONDS": "86400"}
 
 
 class NotingStack(Stack):
-    """A stack whose echo notes which readings it has taken."""
+    """A stack whose echo notes which readings it has processed."""
 
-    # Passes the variables for this on to the parts.
+    # Passes the variables that this needs on to the parts.
     program = (
         "-c",
         "from stack import environment; environment.SYSTEM_VARIABLES |= {'PYTHONPATH', 'TAKEN_FILE'}; "
@@ -53,13 +53,13 @@ NewStack = Callable[..., NotingStack]
 
 
 class Taken(Protocol):
-    """Where echo's notes are."""
+    """The place of echo's notes."""
 
     def read_text(self) -> str: ...
 
 
 class Noted(Protocol):
-    """What a test must know about a stack to send readings to it and see what becomes of them."""
+    """What a test needs from a stack to send readings to it and see what becomes of them."""
 
     @property
     def settings(self) -> Settings: ...
@@ -69,7 +69,7 @@ class Noted(Protocol):
 
 
 class Ledger:
-    """What became of the readings that a test sent: those that echo took, and the broker's dead letters."""
+    """What became of the readings that a test sent: those that echo processed, and the broker's dead letters."""
 
     def __init__(self, stack: Noted) -> None:
         self.stack = stack
@@ -152,7 +152,7 @@ class Publisher:
             assert info.is_published()
 
     def send_now(self, device: str) -> None:
-        """Publishes a reading measured just now, and does not wait for the broker."""
+        """Publishes a reading measured now, without waiting for the broker."""
         taken = reading(device_id=device, timestamp=datetime.now(UTC).isoformat())
         self._client.publish(f"sensors/{device}/reading", json.dumps(taken), qos=1)
 
@@ -194,9 +194,9 @@ def user_properties(message: mqtt.MQTTMessage) -> list[tuple[str, str]]:
 
 @contextmanager
 def serving(port: int, handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[None]:
-    """A server in this process."""
+    """Runs an HTTP server in this process during the block."""
     socketserver.ThreadingTCPServer.allow_reuse_address = True
-    socketserver.ThreadingTCPServer.daemon_threads = True  # a connection that is kept alive must not keep the test
+    socketserver.ThreadingTCPServer.daemon_threads = True  # a kept-alive connection must not keep the test running
     with socketserver.ThreadingTCPServer(("127.0.0.1", port), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield

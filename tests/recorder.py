@@ -1,4 +1,4 @@
-"""A Scout that keeps what it is sent: what the stack emits, as OTLP and behind its own Collector."""
+"""A Scout that keeps what it receives: the OTLP that the stack emits, after its own Collector."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from stack.part import local_url
 
 
 class Recorder:
-    """What has arrived, of each signal."""
+    """What has arrived of each signal."""
 
     def __init__(self, port: int) -> None:
         self.spans: list[ResourceSpans] = []
@@ -59,7 +59,7 @@ def recording() -> Iterator[Recorder]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             recorder.take(self.path, body)
-            # An empty response message: all of it was taken.
+            # An empty response means that everything was accepted.
             return self.answer("application/x-protobuf", b"")
 
         def answer(self, content_type: str, body: bytes) -> None:

@@ -22,7 +22,7 @@ from service import BrokerSettings
 from stack.settings import ROOT
 
 TEXT = (ROOT / "asyncapi.yaml").read_text()
-# In the document, but not in this run.
+# In the document, but not published in this run.
 NOT_HERE = {
     ("reading", "header tracestate"): "no vendor adds one here",
     ("deadLetter", "header tracestate"): "no vendor adds one here",
@@ -44,7 +44,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Kind:
-    """A message of the document, and how it travels."""
+    """A message of the document, with its topic, QoS and retain flag."""
 
     name: str
     address: re.Pattern[str]
@@ -53,7 +53,7 @@ class Kind:
     qos: set[int]
 
     def properties(self) -> set[str]:
-        """What it may have, by name."""
+        """The names of all that it may have."""
         headers = {f"header {name}" for schema in self.headers for name in schema["properties"]}
         return headers | {f"payload {name}" for name in (self.payload or {}).get("properties", {})}
 
@@ -130,7 +130,7 @@ DOCUMENT = Document(TEXT)
 
 @pytest.fixture(scope="module")
 def messages(stack: Stack) -> list[Received]:
-    """What the broker delivers while the producer publishes, and another client sends an invalid reading."""
+    """What the broker delivers while the producer publishes and another client sends an invalid reading."""
     received: list[Received] = []
 
     def keep(_client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
@@ -210,7 +210,7 @@ def test_the_payload_is_what_echo_takes() -> None:
 
 
 def test_the_topics_are_those_that_the_broker_lets_through() -> None:
-    # What the operator may do by hand comes after the services.
+    # The rights of the operator come after those of the services.
     acl = (ROOT / "mosquitto" / "acl").read_text().partition("user @MQTT_OPERATOR_USERNAME@")[0]
     written = re.findall(r"^topic (?:read)?write (\S+)$", re.sub("%[uc]", "+", acl), re.M)
     addresses = [channel["address"] for channel in yaml.safe_load(TEXT)["channels"].values()]

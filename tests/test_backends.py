@@ -22,7 +22,7 @@ INSTRUMENTATION_KEY = "11111111-2222-3333-4444-555555555555"
 
 
 class Ingestion:
-    """An ingestion endpoint of Azure Monitor on this machine: takes envelopes and keeps them."""
+    """An ingestion endpoint of Azure Monitor on this machine, which keeps the envelopes that it receives."""
 
     def __init__(self) -> None:
         self.envelopes: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ class Ingestion:
 
     @property
     def connection_string(self) -> str:
-        """The connection string that leads to it."""
+        """The connection string for this endpoint."""
         address = f"http://127.0.0.1:{self._server.server_port}/"
         return f"InstrumentationKey={INSTRUMENTATION_KEY};IngestionEndpoint={address}"
 
@@ -105,7 +105,7 @@ def test_zipkin_holds_the_whole_trace(backends: Stack) -> None:
     assert by_kind["CONSUMER"]["parentId"] == by_kind["PRODUCER"]["id"]
     assert by_kind["PRODUCER"]["tags"]["messaging.destination.name"] == "sensors/sensor-001/reading"
     assert by_kind["SERVER"]["localEndpoint"]["serviceName"] == "echo"
-    # The viewer, which stands for Scout, got it too: the backends are added to it and do not replace it.
+    # The viewer, in place of Scout, got it too: backends are added and replace nothing.
     assert eventually(lambda: len(backends.viewer.trace(trace_id)) == 4)
 
 
@@ -176,7 +176,7 @@ def test_a_backend_that_is_away_disturbs_nobody_else(backends: Stack) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("error: zipkin does not answer at ")
         assert "is it in BACKENDS?" in done.stderr
-    # Once back, it holds what was sent meanwhile: Zipkin had lost everything, but the Collector had queued it.
+    # When Zipkin is back, it has what was sent meanwhile: Zipkin had lost everything, but the Collector had queued it.
     waiting = backends.viewer.trace_ids(since, time.time_ns())
     assert eventually(lambda: any(roots(Zipkin(backends.settings).trace(trace_id)) for trace_id in waiting))
 

@@ -1,4 +1,4 @@
-"""Measures what a busy machine does not distort, so that nobody makes a reading much more expensive unnoticed."""
+"""Measures what a busy machine does not distort, so that a reading does not become much more expensive unnoticed."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def test_a_worker_of_the_consumer_spends_little_on_a_reading(
 ) -> None:
     stack = new_stack()
     log = stack.settings.run_dir / "consumer.log"
-    # What is exported is encoded in other threads.
+    # Other threads encode the exports.
     variables = {**dict.fromkeys(EXPORTERS, "none"), "OTEL_SDK_DISABLED": disabled}
     with serving_echo(stack, "echo", OTEL_SDK_DISABLED="true") as (url, _):
         found = measure("reading_cost", environment(stack, "consumer", ECHO_URL=url, **variables), log)

@@ -1,7 +1,7 @@
-"""Our consumer and our producer with brokers that are not ours; ``make test-brokers``.
+"""Our consumer and our producer with other brokers; ``make test-brokers``.
 
-Each test asks the same of each broker. If a broker lacks a feature, the service must report it: the test asserts that
-instead of skipping. The results become docs/brokers.md.
+Each test checks the same with each broker. If a broker lacks a feature, the service must report it: the test asserts
+that instead of skipping. The results become docs/brokers.md.
 """
 
 import json
@@ -32,7 +32,7 @@ from mqtt_delivery import received_properties
 from stack.part import beats
 
 Record = Callable[[str, object], None]
-# A consumer that hears nothing from its broker stops touching its file after 15 s; this is noticed 10 s later.
+# A consumer that hears nothing from its broker stops touching its health file after 15 s; this is noticed 10 s later.
 IDLE_SECONDS = [30, pytest.param(90, marks=pytest.mark.brokers)]
 NOBODY = "nobody/is/subscribed"
 
@@ -41,14 +41,14 @@ received_properties.use_for_paho()
 
 
 class Service:
-    """The consumer or the producer as a process of the test's own, with a broker of its choice.
+    """The consumer or the producer as a process of the test, with any broker.
 
     Args:
-        stack: Where its telemetry and its readings go.
-        name: Which service.
-        port: The broker's.
+        stack: The stack that gets its telemetry and its readings.
+        name: The name of the service.
+        port: The port of the broker.
         arguments: Its command line.
-        values: Settings that it has besides.
+        values: More settings.
     """
 
     def __init__(self, stack: NotingStack, name: str, port: int, *arguments: str, **values: str) -> None:
@@ -69,11 +69,11 @@ class Service:
 
     @property
     def processed(self) -> list[str]:
-        """The readings that it says it has processed."""
+        """The ids of the readings that it has processed, according to its log."""
         return PROCESSED.findall(self.log)
 
     def stop(self, seconds: float = 20) -> int:
-        """Ends it as an ordinary deploy does; returns the exit code."""
+        """Stops it as an ordinary deploy does; returns the exit code."""
         self.process.terminate()
         return self.process.wait(seconds)
 
@@ -88,14 +88,14 @@ class Service:
 
 
 def consumer(stack: NotingStack, broker: Running, device: str, name: str = "", **values: str) -> Service:
-    """A consumer of one device's readings, with a session of its own."""
+    """Runs a consumer of one device's readings, with its own session."""
     known = {"MQTT_CLIENT_ID": name or device, "TOPIC_FILTER": f"sensors/{device}/reading"}
     return Service(stack, "consumer", broker.port, **{**known, **values, **broker.broker.consumer})
 
 
 @contextmanager
 def client(port: int, name: str = "", **properties: int) -> Iterator[tuple[mqtt.Client, Properties]]:
-    """A client of raw paho that is connected, and what the broker told it in its CONNACK."""
+    """A connected client of raw paho, and the properties of the broker's CONNACK."""
     made = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
     made.username_pw_set(USER, PASSWORD)
     made.max_inflight_messages_set(10)
@@ -127,12 +127,12 @@ def publish(port: int, device: str, count: int) -> set[str]:
 
 
 def taken(stack: NotingStack) -> set[str]:
-    """The readings that echo has taken."""
+    """The ids of the readings that echo has processed."""
     return {line.split()[0] for line in stack.taken.read_text().splitlines()}
 
 
 def all_taken(stack: NotingStack, sent: set[str], seconds: float = 60) -> None:
-    """Waits until none is missing."""
+    """Waits until no reading is missing."""
     eventually(lambda: sent <= taken(stack), seconds)
 
 
@@ -162,7 +162,7 @@ class Idle:
 
 @pytest.fixture(scope="module")
 def services(new_shared_stack: NewStack) -> NotingStack:
-    """A stack without a broker, and without clients of one."""
+    """A stack without a broker and without MQTT clients."""
     stack = new_shared_stack(NotingStack, **QUIET)
     stack.up()
     for part in ("producer", "consumer", "mosquitto"):
@@ -175,7 +175,7 @@ def services(new_shared_stack: NewStack) -> NotingStack:
     params=[pytest.param(name, marks=[] if kind.quick else pytest.mark.brokers) for name, kind in BROKERS.items()],
 )
 def broker(request: pytest.FixtureRequest, services: NotingStack) -> Iterator[Running]:
-    """A broker that runs."""
+    """A running broker."""
     kind = BROKERS[request.param]
     if why := missing(kind):
         pytest.skip(why)
@@ -185,12 +185,12 @@ def broker(request: pytest.FixtureRequest, services: NotingStack) -> Iterator[Ru
 
 @pytest.fixture(scope="module", autouse=True)
 def idle(services: NotingStack, broker: Running) -> Iterator[Idle]:
-    """It idles while the other tests run; the last test examines it."""
+    """An idle service while the other tests run; the last test examines it."""
     with consumer(services, broker, "idle") as service, closing(Idle(service)) as waiting:
         yield waiting
 
 
-# Properties of a CONNACK, and what their absence means (MQTT 5.0, 3.2.2.3).
+# Properties of a CONNACK, and the meaning of their absence (MQTT 5.0, 3.2.2.3).
 ANNOUNCED = {
     "ReceiveMaximum": 65_535,
     "MaximumQoS": 2,
@@ -219,7 +219,7 @@ def test_one_reading_is_one_connected_trace(broker: Running, services: NotingSta
         eventually(receiver.healthy)
         with Service(services, "producer", broker.port, "--once") as producer:
             assert producer.process.wait(30) == 0, producer.log
-        # It sends its spans before it ends.
+        # The consumer exports its spans before it exits.
         assert receiver.stop() == 0
         trace_id = next(json.loads(line)["trace_id"] for line in producer.log.splitlines() if line.startswith("{"))
         eventually(lambda: len(spans := services.viewer.trace(trace_id)) >= 4 and is_whole(spans))
@@ -244,7 +244,7 @@ def test_user_properties_arrive_as_they_were_sent(broker: Running) -> None:
     sent.UserProperty = PAIRS
     received: list[mqtt.MQTTMessage] = []
     subscribed = threading.Event()
-    # Between nodes as well, if there is more than one.
+    # From one node to another, if there is more than one.
     with client(broker.ports[-1]) as (subscriber, _), client(broker.ports[0]) as (publisher, _):
         subscriber.on_message = lambda _client, _userdata, message: received.append(message)
         subscriber.on_subscribe = lambda *_: subscribed.set()
@@ -252,7 +252,7 @@ def test_user_properties_arrive_as_they_were_sent(broker: Running) -> None:
         assert subscribed.wait(10)
 
         def arrived() -> bool:
-            # A cluster tells its other nodes of a subscription in its own time.
+            # In a cluster it takes a while until the other nodes know of a subscription.
             publisher.publish("properties/test", bytes(range(256)), qos=1, properties=sent).wait_for_publish(10)
             with suppress(pytest.fail.Exception):
                 eventually(lambda: received, 2)
@@ -301,12 +301,12 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
         eventually(lambda: second.processed)
         os.kill(first.process.pid, signal.SIGCONT)
         all_taken(services, sent)
-        # They log it after echo has it.
+        # They log a reading after echo has it.
         eventually(lambda: len(first.processed) + len(second.processed) >= 200)
         # Readings in flight to a silent consumer may go to the other; without a share each would have all of them.
         assert len(first.processed) + len(second.processed) <= 220
         assert second.stop() == 0
-        # The broker may go on to give readings to the session of the one that is away.
+        # The broker may still give readings to the session of the stopped consumer.
         sent |= publish(broker.port, "shared", 100)
         leaving = Service(
             services,
@@ -330,11 +330,11 @@ def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingSta
 
 
 class Link:
-    """A proxy to a port that cuts the connection after so many bytes, three times at most.
+    """A proxy to a port that cuts the connection after so many bytes, at most three times.
 
     Attributes:
-        port: Where it begins.
-        connections: How many there were.
+        port: The port on which it listens.
+        connections: The number of connections so far.
     """
 
     CUTS = 3

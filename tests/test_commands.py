@@ -1,4 +1,4 @@
-"""The commands behind make: up, down, ps, and what they say when something is in the way."""
+"""The commands behind make: up, down, ps, and what they print if something prevents them from working."""
 
 import os
 import re
@@ -17,11 +17,11 @@ from stack.settings import ROOT
 
 
 def processes_of(stack: Stack) -> dict[int, str]:
-    """Pid and command line of each process of a stack: its supervisor, and what came of it."""
+    """Pid and command line of each process of a stack: its supervisor and all descendants."""
     found = {int((stack.settings.run_dir / "supervisord.pid").read_text())}
     parents: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             parents[int(process.name)] = int(process.joinpath("stat").read_text().rpartition(")")[2].split()[1])
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
@@ -98,7 +98,7 @@ def test_a_part_gets_what_it_reads_and_nothing_else_of_the_shell(new_stack: Call
     assert "of-somebody-else" not in "".join(
         file.read_text(errors="replace") for file in stack.settings.run_dir.glob("parts/*")
     )
-    # From another terminal it is the same stack.
+    # Another terminal uses the same stack.
     for name in of_the_shell:
         del stack.environment[name]
     again = stack.run("up")
@@ -164,7 +164,7 @@ def test_logs_prints_the_end_of_one_part_and_says_how_to_see_more(stack: Stack) 
 
 
 def made(stack: Stack, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What ``make`` does with these words."""
+    """Runs ``make`` with these words."""
     return subprocess.run(
         ["make", "--no-print-directory", *words],
         cwd=ROOT,
@@ -176,7 +176,7 @@ def made(stack: Stack, *words: str, **environment: str) -> subprocess.CompletedP
 
 
 def test_logs_prints_as_many_lines_as_it_is_asked_for(stack: Stack) -> None:
-    # The terminal's LINES is its height, and must not count.
+    # The terminal sets LINES to its height, which must not count.
     done = made(stack, "logs", "PART=consumer", "LINES=3", LINES="50")
     assert len(done.stdout.splitlines()) == 3
     assert len(made(stack, "logs", "PART=consumer", LINES="5").stdout.splitlines()) == 20
@@ -240,7 +240,7 @@ def test_without_a_stack_verify_says_how_to_start_it(new_stack: Callable[..., St
 
 
 def test_up_takes_the_runtime_that_runs(stack: Stack, tmp_path: Path) -> None:
-    # An engine answers that was not there when the stack was started.
+    # A Docker engine answers now that did not when the stack was started.
     engine = tmp_path / "docker"
     engine.write_text("#!/bin/sh\n")
     engine.chmod(0o755)

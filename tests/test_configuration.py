@@ -30,7 +30,7 @@ VALUES = {
 
 
 def validated(program: str, *configs: str) -> str:
-    """What a Collector says of configurations that it accepts."""
+    """The output of a Collector that accepts these configurations."""
     options = [option for config in configs for option in ("--config", str(ROOT / config))]
     command = [str(build.paths()[program]), "validate", *options]
     done = subprocess.run(command, env={**os.environ, **VALUES}, capture_output=True, text=True, check=False)
@@ -71,7 +71,7 @@ def test_a_collector_has_the_components_that_its_configurations_name_and_no_more
 
 
 def test_each_backend_has_an_overlay_with_pipelines_of_its_own() -> None:
-    # Grafana takes nothing from the Collector: it shows what Prometheus and the others hold.
+    # Grafana gets nothing from the Collector: it queries Prometheus and the others.
     assert set(OVERLAYS) == {*BACKENDS} - {"grafana"}
     base = yaml.safe_load((ROOT / "collector" / "config.yaml").read_text())
     for backend in OVERLAYS:
@@ -112,7 +112,7 @@ def test_pyright_checks_every_python_file_and_the_published_packages_strictly(tm
     published = ("packages/mqtt-delivery/src", "packages/opentelemetry-instrumentation-paho-mqtt/src")
     libraries = {file for file in files if any(map(file.is_relative_to, published))}
     assert libraries
-    # Each file stands for the one of its name, with an error and with one that only strict mode reports.
+    # Each file replaces the one of its name, with an error and with one that only strict mode reports.
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text('number: int = "text"\n\n\ndef same(value):\n    return value\n')

@@ -1,4 +1,4 @@
-"""No reading is lost, whatever breaks: each test counts sent, processed, twice, dead-lettered and lost."""
+"""No reading is lost, whatever breaks: each test counts sent, processed, duplicated, dead-lettered and lost ones."""
 
 import http.server
 import json
@@ -51,7 +51,7 @@ def test_echo_is_down_with_500_readings_under_way(
 
 
 class BrokenEcho(http.server.BaseHTTPRequestHandler):
-    """Answers with what a broken server answers."""
+    """Answers like a broken server."""
 
     answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
     requests = 0
@@ -76,7 +76,7 @@ ANSWERS = {
 
 @contextmanager
 def broken_echo(stack: Stack, answer: bytes) -> Iterator[type[BrokenEcho]]:
-    """In place of echo."""
+    """Runs a broken server instead of echo."""
     handler = type("Handler", (BrokenEcho,), {"answer": answer, "requests": 0})
     with serving(stack.settings.echo_port, handler):
         yield handler
@@ -94,7 +94,7 @@ def test_echo_talks_nonsense_for_a_while(quiet_stack: NotingStack, publisher: Pu
     assert not publisher.ledger.dead_lettered().keys() & set(publisher.ledger.sent)
 
 
-# After a kill it sends unacknowledged readings again, and echo recognizes them by their key.
+# After a kill, the consumer sends unacknowledged readings again, and echo recognizes them by their key.
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_the_consumer_is_ended_with_500_queued_and_echo_works_on_each_once(
     quiet_stack: NotingStack, publisher: Publisher, sign: signal.Signals
@@ -103,12 +103,12 @@ def test_the_consumer_is_ended_with_500_queued_and_echo_works_on_each_once(
     publisher.send(500)
     os.kill(pid, sign)
     publisher.ledger.settle()
-    # It may have finished all of them before it ended.
+    # The consumer may have processed all of them before it ended.
     eventually(lambda: quiet_stack.pid("consumer") not in (0, pid))
     assert publisher.ledger.twice() == 0
     again = {identifier for identifier, *_ in publisher.ledger.taken("again")} & set(publisher.ledger.sent)
     print(f"sent to echo again {len(again)}")
-    # Told to stop, it has acknowledged all that it did.
+    # After SIGTERM it has acknowledged everything that it processed.
     assert not again or sign == signal.SIGKILL
 
 
@@ -177,7 +177,7 @@ def hostile_properties(number: int) -> Properties:
         case 3:
             properties.ContentType = properties.ResponseTopic = "\ufeff"
             properties.UserProperty = [("\ufeff", "\ufeff")]
-        # Control characters are not tried: Mosquitto itself refuses them, and invalid UTF-8 too.
+        # Control characters and invalid UTF-8 are not tried: Mosquitto itself refuses them.
         case _:
             properties.UserProperty = [("", ""), ("TRACEPARENT", "x"), ("ü" * 100, "\U0001f600")]
     return properties
@@ -215,7 +215,7 @@ def test_10000_hostile_messages_neither_stop_nor_fill_the_consumer(
     largest = 0
     with dead_letters(quiet_stack) as found:
         for number in range(10_000):
-            # The topics are as long as their packets allow, and all differ.
+            # The topics are as long as their packets allow, and each is different.
             name = f"{number}-{'x' * (30_000 if number % 2 else 900)}"
             properties = hostile_properties(number)
             payload = os.urandom(10_000) if number % 3 else json.dumps(reading(message_id=name[:200])).encode()

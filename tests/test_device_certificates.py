@@ -1,4 +1,4 @@
-"""A certificate for each device identifies it and sets its rights; that listener refuses clients without one."""
+"""A device's certificate identifies it and decides its rights; the devices' listener refuses clients without one."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ PUMP = "pump-001"
 
 @pytest.fixture(scope="module")
 def certified(new_shared_stack: NewStack) -> NotingStack:
-    """A stack whose producer, and a pump, have certificates."""
+    """A stack whose producer has a certificate, and a pump too."""
     stack = new_shared_stack(
         NotingStack, MQTT_TLS="1", MQTT_CLIENT_CERTIFICATES="1", MQTT_DEVICE_NAMES=PUMP, INTERVAL_SECONDS="0.5"
     )
@@ -73,7 +73,7 @@ def test_a_device_takes_no_other_session(certified: NotingStack) -> None:
     topic = ["-t", f"sensors/{PUMP}/reading", "-m", json.dumps(reading(device_id=PUMP))]
     done = as_device(certified, "mosquitto_pub", PUMP, "-i", "consumer", *topic)
     assert done.returncode == 0, done.stderr
-    # Whatever it calls itself, it is the pump.
+    # The broker takes it for the pump, whatever client id it sends.
     assert f" as {PUMP} (p5," in certified.runtime.log_text("mosquitto")
     eventually(lambda: processed(certified) > before + 5)
     assert certified.pid("consumer") == pid
@@ -86,7 +86,7 @@ def test_without_its_certificate_nobody_is_a_device(certified: NotingStack, tmp_
     password = ["-u", "producer", "-P", settings.mqtt_producer_password.get_secret_value(), "-i", "producer"]
     for port in (settings.mqtt_port, settings.mqtt_device_port):
         assert run(certified, "mosquitto_pub", port, *password, *topic).returncode != 0
-    # One of another authority, in the producer's name.
+    # A certificate of another authority, with the producer's name.
     certificates.prepare_devices(tmp_path, ["producer"])
     file = str(tmp_path / "producer.pem")
     forged = ["--cert", file, "--key", file]
@@ -96,7 +96,7 @@ def test_without_its_certificate_nobody_is_a_device(certified: NotingStack, tmp_
 def test_a_device_goes_on_with_its_renewed_certificate(certified: NotingStack) -> None:
     pid = certified.pid("producer")
     certified.stop_part("mosquitto")
-    # This makes the earlier certificates worthless.
+    # Without the authorities' file, the earlier certificates are not trusted any more.
     (devices(certified) / "authorities.crt").unlink()
     for file in devices(certified).glob("*.pem"):
         file.unlink()

@@ -1,4 +1,4 @@
-"""The Docker runtime: what its files promise, and, where an engine answers, the stack in containers."""
+"""The Docker runtime: its files, and the stack in containers if a Docker engine answers."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_variables_and_defaults_are_those_of_the_settings(monkeypatch: pytest.Mo
     values = {name.lower(): value for name, value in found if name.lower() in Settings.model_fields}
     of_scout = {name.lower() for name in SCOUT_VARIABLES}
     of_local_runtime = {"runtime", "run_dir", *map(str.lower, INTERNAL_PORTS)}
-    # Passed on where they are set.
+    # Passed on if they are set.
     without_default = {"applicationinsights_connection_string", "tail_sampling_percentage"}
     assert set(values) - of_scout == set(Settings.model_fields) - of_scout - of_local_runtime - without_default
     # In containers the broker is another host.
@@ -151,28 +151,28 @@ class Containers(Stack):
         super().__init__(folder, RUNTIME="docker", COMPOSE_PROJECT_NAME=self.project, COMPOSE_DISABLE_ENV_FILE="1")
 
     def stack(self, *arguments: str) -> str:
-        """Output of a command of the stack, which has to succeed; images may have to be built first."""
+        """The output of a command of the stack, which must succeed; it may have to build images first."""
         done = self._run([sys.executable, "-m", "stack", *arguments])
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
         return done.stdout
 
     def docker(self, *arguments: str) -> str:
-        """Output of a Docker command."""
+        """The output of a Docker command."""
         done = self._run(["docker", *arguments])
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def config(self, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """What Compose makes of the files with these variables."""
+        """The configuration that Compose makes of the files with these variables."""
         return self._run(["docker", "compose", "config", "--format", "json"], values)
 
     def left(self) -> str:
-        """What is there of this stack."""
+        """The ids of the containers and networks of this stack."""
         mine = ("--quiet", "--filter", f"label=com.docker.compose.project={self.project}")
         return self.docker("ps", "--all", *mine) + self.docker("network", "ls", *mine)
 
     def remove(self) -> None:
-        """Leaves nothing of it."""
+        """Removes all of it."""
         self.docker("compose", "--profile", "*", "down", "--volumes", "--rmi", "local", "--remove-orphans")
 
     def _run(self, command: list[str], values: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -224,7 +224,7 @@ def test_a_half_filled_set_is_refused_by_name(containers: Containers, missing: s
 def test_one_reading_is_one_trace_in_containers_too(containers: Containers) -> None:
     containers.stack("up")
     containers.stack("verify")
-    # Once more changes nothing.
+    # A second `make up` changes nothing.
     before = containers.docker("compose", "ps", "--quiet")
     containers.stack("up")
     assert containers.docker("compose", "ps", "--quiet") == before
@@ -269,7 +269,7 @@ def test_each_backend_holds_the_reading_in_containers_too(containers: Containers
         containers.stack("verify", backend)
     running = containers.docker("compose", "--profile", "*", "ps", "--services").split()
     assert set(running) == PARTS | {"jaeger", "zipkin", "prometheus", "grafana"}
-    # Users need not remember which backends it was started with.
+    # Users need not remember with which backends they started it.
     del containers.environment["BACKENDS"]
     containers.stack("down")
     assert containers.left() == ""
@@ -299,7 +299,7 @@ def test_the_image_of_a_project_of_its_own_takes_its_part_in_a_trace(containers:
         containers.stack("up")
         variables = {
             "MQTT_HOST": "mosquitto",
-            # The broker knows no user of another project; this one may be any client.
+            # The broker has no user for another project; the operator may use any client id.
             f"MQTT_{variable}_USERNAME": "operator",
             f"MQTT_{variable}_PASSWORD": "operator-secret",
             f"{variable}_URL": "http://echo:8080/echo",
@@ -336,7 +336,7 @@ def test_consumers_and_devices_come_in_as_their_own_users_in_containers_too(cont
     log = containers.docker("compose", "logs", "mosquitto")
     for user in ("consumer", "consumer-2", "producer", "producer-once"):
         assert re.search(rf" as {user} \(p5, c\d, k\d+, u'{user}'\)", log), user
-    # The session of the second is ended by the first.
+    # The first consumer ends the session of the second.
     containers.environment["CONSUMERS"] = "1"
     containers.stack("up")
     assert "Client consumer-2 disconnected" in containers.docker("compose", "logs", "mosquitto")
@@ -382,7 +382,7 @@ def test_the_containers_run_at_a_broker_outside_of_them(containers: Containers, 
         assert "connected to the broker" in containers.stack("logs", "producer")
         for client, user in (("mine", "consumer"), ("mine-2", "consumer"), ("producer-[0-9a-f]{8}", "producer")):
             assert re.search(rf" as {client} \(p5, c\d, k\d+, u'{user}'\)", log.read_text()), client
-        # The session of the second is ended by the first.
+        # The first consumer ends the session of the second.
         containers.environment["CONSUMERS"] = "1"
         containers.stack("up")
         assert "mine-2" in log.read_text().rpartition(" as mine-2 ")[2]

@@ -58,14 +58,14 @@ def findings(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def patient(new_shared_stack: Callable[..., Stack]) -> Stack:
-    """A stack that most tests of this module share; each mends what it broke."""
+    """A stack that most tests of this module share; each repairs what it broke."""
     stack = new_shared_stack(INTERVAL_SECONDS="1")
     stack.up()
     return stack
 
 
 def test_a_healthy_stack_gets_a_line_for_each_check_and_exit_code_0(patient: Stack) -> None:
-    # The first reading is through.
+    # The first reading has arrived.
     assert patient.run("verify").returncode == 0
     done = examined(patient)
     assert findings(done) == []
@@ -128,7 +128,7 @@ MQTT_5 = ("-V", "mqttv5", "-D", "publish", "user-property", "traceparent")
 
 @pytest.fixture(scope="module")
 def with_bad_publishers(patient: Stack) -> str:
-    """What the doctor says while publishers of every bad kind are at work."""
+    """The doctor's output while publishers of every bad kind are running."""
 
     def publish_each() -> None:
         publish(patient, "legacy", timedelta(), *MQTT_3)
@@ -139,7 +139,7 @@ def with_bad_publishers(patient: Stack) -> str:
         publish(patient, "early", timedelta(hours=1), *MQTT_5, TRACEPARENT)
 
     with publishing(publish_each):
-        # It looks at the broker as it is and at the backend as far as spans have come: here, the first have.
+        # The doctor looks at the broker as it is now, and at the spans that have arrived: here, the first have.
         patient.spans_of("messaging.destination.name", "sensors/legacy/reading", count=1, since=0)
         done = examined(patient)
     assert findings(done)
@@ -243,7 +243,7 @@ def test_parts_that_hang_do_not_hold_it_up(patient: Stack) -> None:
     try:
         started = time.monotonic()
         found = findings(examined(patient))
-        assert time.monotonic() - started < 30  # 15 s on a machine that does nothing else
+        assert time.monotonic() - started < 30  # 15 s on an idle machine
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
@@ -254,7 +254,7 @@ def test_parts_that_hang_do_not_hold_it_up(patient: Stack) -> None:
         "✗ collector",
         "✗ backend",
     }, found
-    # They continue as if nothing had happened.
+    # The parts continue as if nothing had happened.
     eventually(lambda: patient.run("verify").returncode == 0)
 
 
@@ -267,7 +267,7 @@ def test_without_a_stack_one_line_says_so(new_stack: Callable[..., Stack]) -> No
 
 
 class FakeScout:
-    """A Scout of our own on loopback, which answers as a test wants it to."""
+    """A Scout on loopback, which answers as the test tells it to."""
 
     def __init__(self) -> None:
         self.clock_ahead = timedelta()
@@ -442,7 +442,7 @@ def test_a_wrong_secret_is_found_where_the_issuer_checks_it(patient: Stack, new_
 
 
 def test_a_queue_that_overflows_is_found(patient: Stack) -> None:
-    """The queue takes 200,000 items; more than that in one batch do not go in."""
+    """The queue holds 200,000 items; a larger batch does not fit."""
     records = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{}] * 120_000}]}]}
     url = local_url(patient.settings.otlp_http_port, "/v1/logs")
     with stopped(patient, "gateway"):

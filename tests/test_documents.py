@@ -17,18 +17,18 @@ from stack.settings import ROOT
 from stack.trace import Span
 
 DOCUMENTS = files_of_the_project("*.md")
-# Those whose `sh` blocks are run, in order.
+# The pages whose `sh` blocks are run, in order.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 EXAMPLES = ROOT / "docs" / "examples"
-# What a page says where its commands need to know where the stack listens.
+# The line of a page whose commands need the stack's ports.
 LOAD = ". ./env.sh"
 
 ACCOUNT = "it needs an account at Scout or Azure"
 DOCKER = "the backend needs Docker: tests/test_docker.py"
 CLUSTER = "it needs a cluster: tests/test_kubernetes.py"
 KIND = "it needs kind"
-# The blocks that cannot be run here: page and first line, and why.
+# The blocks that cannot run here: page, first line, and the reason.
 NOT_RUN = {
     ("docs/scout.md", "cp .env.example .env   # then fill in the four SCOUT_* values"): ACCOUNT,
     ("docs/backends/azure-monitor.md", "export APPLICATIONINSIGHTS_CONNECTION_STRING='...'"): ACCOUNT,
@@ -38,7 +38,7 @@ NOT_RUN = {
     ("docs/kubernetes.md", ""): CLUSTER,
     ("docs/your-own-service.md", "pip install "): "it installs into an environment that is not the stack's",
 }
-# Those that are to find something wrong: page and first line, and what they say.
+# The blocks that must find something wrong: page, first line, and what they print.
 FINDS = {("docs/walkthrough.md", "make doctor"): "✗ missing context: "}
 
 
@@ -51,13 +51,13 @@ def sh_blocks(text: str) -> list[str]:
 
 
 def listed(table: dict[tuple[str, str], str], page: Path, block: str) -> str | None:
-    """What one of the tables above has for a block."""
+    """The entry for a block in one of the tables above."""
     found = [value for (name, start), value in table.items() if name == name_of(page) and block.startswith(start)]
     return found[0] if found else None
 
 
 def anchors(document: Path) -> set[str]:
-    """What GitHub makes of the headings."""
+    """The anchors that GitHub makes of the headings."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", document.read_text()), re.M):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -72,7 +72,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         target, _, anchor = link.partition("#")
         path = (document.parent / target).resolve() if target else document
         assert path.exists(), link
-        # A folder shows its README.
+        # GitHub shows the README of a folder.
         page = path / "README.md" if path.is_dir() else path
         assert not anchor or anchor in anchors(page), link
 
@@ -85,7 +85,7 @@ def test_the_index_of_the_docs_names_every_page() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_make_target_exists(document: Path) -> None:
-    # A project of its own has a Makefile, too.
+    # A project from the template has a Makefile too.
     makefiles = [ROOT / "Makefile", *(ROOT / "template" / "project").glob("*Makefile*")]
     targets = re.findall(r"^([a-z-]+):", "".join(file.read_text() for file in makefiles), re.M)
     for words in re.findall(r"(?:`|^|[A-Z_]+=\S+ )make ([a-z -]+)", document.read_text(), re.M):
@@ -139,8 +139,8 @@ def shell(stack: Stack, folder: Path) -> Callable[[str], subprocess.CompletedPro
     """Runs commands one after the other, as a reader does in one terminal; the stack is not at its usual ports.
 
     Args:
-        stack: Where the stack is.
-        folder: Without options for Mosquitto's clients.
+        stack: The stack for the commands.
+        folder: A configuration folder without options for Mosquitto's clients.
     """
     before = ""
 
@@ -206,7 +206,7 @@ def test_the_blocks_that_are_listed_are_there() -> None:
 def test_the_readmes_legacy_publisher_makes_a_tagged_root_that_echo_answers(stack: Stack, tmp_path: Path) -> None:
     blocks = sh_blocks((ROOT / "README.md").read_text())
     command = next(block for block in blocks if "mosquitto_pub" in block)
-    # Whoever tries it again sees it again.
+    # A second run shows the same.
     assert shell(stack, tmp_path)(command).returncode == 0
     since = time.time_ns()
     assert shell(stack, tmp_path)(command).returncode == 0
@@ -227,7 +227,7 @@ class Example:
         self._since = time.time_ns()
 
     def run(self, name: str, *launcher: str) -> str:
-        """Runs it to its end and returns what it prints."""
+        """Runs it until it exits and returns what it prints."""
         command = self._command(name, *launcher)
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
@@ -247,7 +247,7 @@ class Example:
             yield
             process.terminate()
             _, errors = process.communicate(timeout=20)
-        # Mosquitto 2.0.11 does not keep to Receive Maximum.
+        # Mosquitto 2.0.11 exceeds Receive Maximum.
         errors = re.sub("the broker sends more than the Receive Maximum .*\n", "", errors)
         assert (process.returncode, errors) == (0, "")
 
@@ -256,11 +256,11 @@ class Example:
         return [*shell, *launcher, sys.executable, str(EXAMPLES / f"{name}.py")]
 
     def spans(self, path: str, count: int = 1) -> list[Span]:
-        """Waits for so many spans to which such a path leads.
+        """Waits for spans with such a path from the root.
 
         Args:
-            path: A pattern for names and services from the root of the trace on.
-            count: How many.
+            path: A pattern for names and services, starting at the root of the trace.
+            count: The number of spans.
         """
 
         def look() -> list[Span]:
@@ -305,7 +305,7 @@ def test_publisher_and_subscriber_by_hand_are_one_trace_that_goes_to_echo_too(ex
     (by_hand,) = example.spans(f"{process} by-hand-subscriber")
     (echo,) = example.spans(f"{process} consumer{TO_ECHO}")
     assert by_hand.trace_id == echo.trace_id
-    # On the wire was the span that the process span is below.
+    # The message carried the parent of the process span.
     assert f"'traceparent': '00-{by_hand.trace_id}-{by_hand.parent_id}-" in received
 
 

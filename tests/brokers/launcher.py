@@ -1,6 +1,6 @@
-"""Brokers that are not ours: how each is had, configured and started.
+"""Other brokers than the stack's own: how each is built, configured and started.
 
-What is built or fetched is kept in the user's cache folder under the hash of the broker's own folder.
+Built and downloaded files stay in the user's cache folder, under the hash of the broker's folder.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from stack.programs import BUILD_FLAGS
 
 FOLDER = Path(__file__).parent
 USER, PASSWORD = "tester", "tester-secret"
-# Each of our services logs in as the one user that such a broker has.
+# All our services log in as the only user of such a broker.
 LOGIN = {
     f"MQTT_{who}_{what}": value
     for who in ("PRODUCER", "CONSUMER", "OPERATOR")
@@ -36,12 +36,12 @@ LOGIN = {
 
 @dataclass
 class Running:
-    """A broker that runs.
+    """A running broker.
 
     Attributes:
-        broker: Which.
-        ports: Where each of its nodes listens.
-        log: What it prints.
+        broker: The broker.
+        ports: The MQTT port of each node.
+        log: The file with its output.
     """
 
     broker: "Broker"
@@ -50,44 +50,44 @@ class Running:
 
     @property
     def port(self) -> int:
-        """Where the first of its nodes listens."""
+        """The MQTT port of the first node."""
         return self.ports[0]
 
 
 class Broker(ABC):
-    """A broker; the name is that of its folder."""
+    """A broker; its folder has the same name."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    # Had and started in seconds: `make test` runs it too.
+    # Built and started within seconds, so `make test` runs it too.
     quick: ClassVar[bool] = False
-    # The command without which it cannot be built here.
+    # The command that building it needs.
     toolchain: ClassVar[str] = ""
     nodes: ClassVar[int] = 1
-    # Whether it has shared subscriptions (MQTT 5.0, 4.8.2).
+    # True if it has shared subscriptions (MQTT 5.0, 4.8.2).
     shares: ClassVar[bool] = True
-    # Whether it answers an UNSUBSCRIBE, as it must (MQTT 5.0, 3.10.4).
+    # True if it answers an UNSUBSCRIBE, as MQTT 5.0, 3.10.4 requires.
     leaves: ClassVar[bool] = True
-    # Settings without which a consumer cannot live with it.
+    # Settings that a consumer needs to work with it.
     consumer: ClassVar[Mapping[str, str]] = {}
 
     @property
     def files(self) -> list[Path]:
-        """All that its build and its configuration are made of."""
+        """The files of its build and its configuration."""
         return files_of_the_project(f"tests/brokers/{self.name}/*")
 
     @property
     def digest(self) -> str:
-        """Changes with its version and its configuration."""
+        """A hash that changes with its version and its configuration."""
         return hashlib.sha256(b"".join(file.read_bytes() for file in self.files)).hexdigest()[:16]
 
     @property
     @abstractmethod
     def version(self) -> str:
-        """As its manifest pins it, or the system has it."""
+        """The version that its manifest pins, or that the system has."""
 
     def prepare(self) -> Path:
-        """Builds it if that is not done yet; returns where it is."""
+        """Builds it unless it is built already; returns the folder."""
         built = cached(self.name, *self.files)
         if not built.exists():
             built.parent.mkdir(parents=True, exist_ok=True)
@@ -98,20 +98,20 @@ class Broker(ABC):
 
     @abstractmethod
     def build(self, into: Path) -> None:
-        """Builds it, as a folder that is not there yet."""
+        """Builds it into a folder that does not exist yet."""
 
     @abstractmethod
     def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
-        """What starts each node.
+        """The command that starts each node.
 
         Args:
-            built: What was built.
-            folder: For its configuration and its state.
-            ports: For the MQTT listener of each node.
+            built: The folder with the built broker.
+            folder: A folder for its configuration and its state.
+            ports: The MQTT port of each node.
         """
 
     def environment(self, folder: Path) -> Mapping[str, str]:
-        """What its processes need of the environment."""
+        """Environment variables that its processes need."""
         return {}
 
     @contextmanager
@@ -132,13 +132,13 @@ class Broker(ABC):
             yield Running(self, ports, log)
         finally:
             for process in processes:
-                # What it has started goes with it.
+                # Ends its child processes too.
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait(30)
 
     def fill(self, template: str, folder: Path, **values: object) -> Path:
-        """Copies a file of its folder to another, with the values put in."""
+        """Copies a file of its folder to another folder, with the values filled in."""
         known = {"FOLDER": folder, "USER": USER, "PASSWORD": PASSWORD, **values}
         text = (FOLDER / self.name / template).read_text()
         filled = folder / template
@@ -146,7 +146,7 @@ class Broker(ABC):
         return filled
 
     def pinned(self, manifest: str, pattern: str) -> str:
-        """The version that a file of its folder names."""
+        """The version that a file in its folder pins."""
         found = re.search(pattern, (FOLDER / self.name / manifest).read_text())
         assert found, f"{manifest} pins no version of {self.name}"
         return found[1]
@@ -168,7 +168,7 @@ def run(*command: str, folder: Path) -> None:
 
 
 class Mosquitto(Broker):
-    """The system's Mosquitto, as unlike the stack's own as it can be configured."""
+    """The system's Mosquitto, configured as differently from the stack's own as possible."""
 
     name = "mosquitto"
     title = "Mosquitto, without $SYS and for anybody"
@@ -199,7 +199,7 @@ class Mochi(Broker):
     title = "mochi-mqtt"
     quick = True
     toolchain = "go"
-    # It delivers nothing more once so many messages wait for an acknowledgement, until the next connection.
+    # If so many messages wait for an acknowledgement, it delivers nothing more until the next connection.
     consumer: ClassVar[Mapping[str, str]] = {"QUEUE_SIZE": "5000"}
 
     @property
@@ -209,7 +209,7 @@ class Mochi(Broker):
 
     @override
     def build(self, into: Path) -> None:
-        # With the Collector's flags, so that what they share is compiled once.
+        # With the same flags as the Collector, so that shared packages are compiled once.
         run("go", "build", *BUILD_FLAGS, "-buildvcs=false", "-o", str(into / "broker"), ".", folder=FOLDER / self.name)
 
     @override
@@ -241,7 +241,7 @@ class Rumqttd(Broker):
 
 
 class JavaBroker(Broker):
-    """A broker that runs inside a program of one file, ``Broker.java``, with libraries of Maven's."""
+    """A broker embedded in a program of one file, ``Broker.java``, with libraries from Maven."""
 
     toolchain = "mvn"
 
@@ -305,7 +305,7 @@ class Artemis(JavaBroker):
 
 
 class DebianBroker(Broker):
-    """A broker of a later release of Debian than this machine's, in a root folder of its own; needs root."""
+    """A broker from a later Debian release than this machine's, in its own root folder; needs root."""
 
     toolchain = "debootstrap"
     suite: ClassVar[str]
@@ -319,7 +319,7 @@ class DebianBroker(Broker):
 
     @override
     def build(self, into: Path) -> None:
-        # A suite that this machine's debootstrap does not know is made as its newest.
+        # This machine's debootstrap may not know the suite, so it uses the script of the newest one.
         mirror, script = "http://deb.debian.org/debian", "/usr/share/debootstrap/scripts/sid"
         command = [
             "debootstrap",
@@ -359,7 +359,7 @@ class DebianBroker(Broker):
 
 
 class Mosquitto21(DebianBroker):
-    """Mosquitto 2.1, of which the system may have an older one."""
+    """Mosquitto 2.1; the system's may be older."""
 
     name = "mosquitto-2.1"
     title = "Mosquitto 2.1"
@@ -383,7 +383,7 @@ BROKERS: dict[str, Broker] = {
 
 
 def missing(broker: Broker) -> str:
-    """Why it cannot be had here, if so."""
+    """The reason why it cannot be built here, or an empty string."""
     if broker.toolchain and shutil.which(broker.toolchain) is None:
         return f"{broker.title} needs {broker.toolchain}, which is not installed here"
     return ""

@@ -1,4 +1,4 @@
-"""Writes down what each broker is and does, from a run of test_brokers.py; docs/brokers.md is made from that.
+"""Records what each broker is and does, from a run of test_brokers.py; docs/brokers.md is made from the record.
 
 ``python -m brokers.results dist/brokers.xml``; the argument is pytest's report in JUnit's format.
 """
@@ -16,10 +16,10 @@ Results = dict[str, dict[str, dict[str, str]]]
 
 
 def of_report(report: Path) -> Results:
-    """What a run has found.
+    """The results of a run.
 
     Returns:
-        By broker and test: ``outcome``, and what the test has recorded. Of a test that ran several times, the worst.
+        By broker and test: ``outcome``, and what the test recorded. If a test ran several times, the worst outcome.
     """
     found: Results = {}
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 (pytest wrote it)
@@ -35,12 +35,12 @@ def of_report(report: Path) -> Results:
 
 
 def manifest(broker: Broker) -> dict[str, str]:
-    """What the results of a broker hold for: they are stale when it changes."""
+    """Identifies the broker that the results are for; they are stale if this changes."""
     return {"title": broker.title, "digest": broker.digest}
 
 
 def main() -> None:
-    """Takes over what a run has found; what it did not look at stays."""
+    """Adds the results of a run; results that the run did not measure stay."""
     known: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for broker, tests in of_report(Path(sys.argv[1])).items():
         known[broker] = {**known.get(broker, {}), **tests, "manifest": manifest(BROKERS[broker])}

@@ -1,7 +1,7 @@
-"""Python runs this at the start of each part of a stack under test; in echo it notes which readings that has taken.
+"""Python runs this when a part of a stack under test starts; in echo it notes which readings echo has processed.
 
-A line for each that was answered with 200: its id, its device, its number, and "again" if that was a repetition. So the
-tests count where readings arrive.
+It writes a line for each reading answered with 200: its id, its device, its number, and "again" for a repetition. This
+lets the tests count readings where they arrive.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Noting:
-    """Around echo."""
+    """The ASGI middleware around echo."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
