@@ -26,7 +26,7 @@ def test_every_answer_is_as_described(case: schemathesis.Case) -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Echo as it is served."""
+    """The URL of echo as it is served in the stack."""
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -45,7 +45,7 @@ def test_a_body_that_is_too_large_is_refused(url: str) -> None:
 
 def test_a_body_that_says_it_is_small_is_still_measured(url: str) -> None:
     chunks = (b" " * 65_536 for _ in range(MAX_BODY_BYTES // 65_536 + 2))
-    # It may be cut off while it is still sending.
+    # The server may close the connection while the client still sends.
     with suppress(requests.ConnectionError):
         assert requests.post(f"{url}/echo", data=chunks, timeout=10).status_code == 413
 

@@ -1,4 +1,4 @@
-"""The answers that were given lately, by the keys of their requests."""
+"""The latest answers, by the keys of their requests."""
 
 from collections import OrderedDict
 
@@ -7,10 +7,10 @@ ENTRY_BYTES = 300
 
 
 class Answers:
-    """A bounded memory: of the answers, the oldest are forgotten first.
+    """Keeps answers in a limited amount of memory, and forgets the oldest first.
 
     Args:
-        size: How much memory all that are kept may take, in bytes.
+        size: How much memory all answers together may take, in bytes.
     """
 
     def __init__(self, size: int) -> None:
@@ -19,11 +19,11 @@ class Answers:
         self._answers: OrderedDict[str, bytes] = OrderedDict()
 
     def get(self, key: str) -> bytes | None:
-        """The answer to the first request of this key."""
+        """The answer to the first request with this key; None if there is none."""
         return self._answers.get(key)
 
     def keep(self, key: str, answer: bytes) -> None:
-        """Keeps the answer to a request whose key is new."""
+        """Stores the answer to a request with a new key."""
         self._answers[key] = answer
         self._kept += ENTRY_BYTES + len(key) + len(answer)
         while self._kept > self._size:

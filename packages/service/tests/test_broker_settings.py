@@ -1,4 +1,4 @@
-"""The connections that users have, to a Mosquitto with a listener for each."""
+"""Each kind of connection that users need, to a Mosquitto with a listener for each kind."""
 
 import shutil
 import socket
@@ -42,7 +42,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_certificates(folder: Path) -> None:
-    """An authority, the broker's certificate, and a client's, the latter also in one file with its key."""
+    """Makes an authority, the broker's certificate, and a client's, also in one file together with its key."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
@@ -93,7 +93,7 @@ use_identity_as_username true
 
 
 def connects(settings: BrokerSettings, username: str = "user", **options: Any) -> tuple[str, mqtt.Client]:
-    """What the broker says to a client with these settings."""
+    """Connects a client with these settings; returns the broker's answer and the client."""
     client = settings.new_client(f"client-{time.monotonic_ns()}", username, PASSWORD, **options)
     answers: list[str] = []
     answered = threading.Event()
@@ -118,7 +118,7 @@ def test_with_a_password_a_name_alone_and_neither(broker: Broker) -> None:
     assert connects(right)[0] == "Success"
     assert connects(right, "stranger")[0] == "Not authorized"
     assert connects(BrokerSettings(mqtt_port=broker.plain, mqtt_login="anonymous"), "stranger")[0] == "Success"
-    # This Mosquitto has a password for each user, so a name alone is refused; it came without one.
+    # This Mosquitto requires a password, so it refuses a user name alone; its log shows that no password came.
     assert connects(BrokerSettings(mqtt_port=broker.plain, mqtt_login="username"))[0] == "Not authorized"
     assert "u'" not in broker.file("log").read_text().splitlines()[-1]
 
@@ -166,7 +166,7 @@ def test_a_certificate_without_its_key_is_one_line(
         load_settings(BrokerSettings)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"MQTT_CERTIFICATE_FILE is {str(broker.file(certificate))!r}; it must be the path of a PEM")
-    # Without TLS nobody reads it.
+    # Without TLS the file is not used.
     monkeypatch.setenv("MQTT_TLS", "0")
     assert load_settings(BrokerSettings).mqtt_certificate_file
 

@@ -1,4 +1,4 @@
-"""Each test is a process of its own: providers are set once in a process."""
+"""Each test starts its own process, because providers can be set only once in a process."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_what_a_stranger_has_sent_is_part_of_one_line_and_bounded() -> None:
     assert texts[1].endswith("yyy... (100005 characters)")
     assert texts[2:] == ["failed"]
     assert any(line.startswith("  ValueError: z") for line in lines)
-    # The backend gets the same.
+    # The backend gets the same text.
     bodies = [json.loads(record)["body"] for record in re.split(r"(?<=^})\n", done.stdout.strip(), flags=re.M)]
     assert bodies == texts
 

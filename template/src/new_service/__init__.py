@@ -22,10 +22,10 @@ from stack.services import Service
 from stack.settings import MOST_CONSUMERS, ROOT, Settings
 
 COMPOSE, SECRETS, BROKER = "docker-compose.yml", "kubernetes/base/kustomization.yaml", "kubernetes/base/mosquitto.yaml"
-# New entries go before these lines.
+# New entries are inserted before these lines.
 INCLUDES = "# `make new-service` adds its services here.\n"
 USERS = "# `make new-service` adds its users here.\n"
-# Folders of tests.
+# The folders that contain tests.
 TESTS = ("tests", "*/tests", "*/*/tests")
 
 
@@ -36,11 +36,11 @@ def new_service(name: str, answers: Mapping[str, str]) -> None:
 
     Args:
         name: The service's name.
-        answers: To the other questions of ``copier.yml``, by their names; where there is none, the default holds.
+        answers: Answers to the other questions of ``copier.yml``, by their names; the default if one is missing.
 
     Raises:
-        StackError: If the name or an answer is not what it may be; then nothing has changed. If the package index
-            cannot be reached; then only the lock files are missing.
+        StackError: If the name or an answer is not valid; then nothing has changed. If the package index cannot be
+            reached; then only the lock files are missing.
     """
     if not name:
         raise StackError("NAME is not set; it is the name of the service, as in make new-service NAME=alerter")
@@ -95,10 +95,10 @@ def _check_free(service: Service) -> None:
 
 
 def _copy(answers: Mapping[str, str]) -> Mapping[str, Any]:
-    """Fills in the template; returns all answers, also those that are defaults.
+    """Fills in the template; returns all answers, including the defaults.
 
     Raises:
-        StackError: If an answer is not what it may be; then there is no folder.
+        StackError: If an answer is not valid; then there is no folder.
     """
     for answer, output in (("url", "http"), ("output_topic", "mqtt")):
         if answer in answers and answers.get("output", "http") != output:
@@ -108,7 +108,7 @@ def _copy(answers: Mapping[str, str]) -> Mapping[str, Any]:
     folder = ROOT / answers["name"]
     try:
         with warnings.catch_warnings():
-            # The template is taken as it is here, committed or not.
+            # Use the template of the checkout, whether committed or not.
             warnings.simplefilter("ignore", DirtyLocalWarning)
             data = {**answers, "standalone": False}
             worker = copier.run_copy(str(ROOT), folder, data, vcs_ref="HEAD", defaults=True, quiet=True)
@@ -128,7 +128,7 @@ def _copy(answers: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _published(chosen: Mapping[str, Any]) -> list[str]:
-    """What the service publishes on: its output, and the dead letters."""
+    """The topics that the service publishes on: its output, and the dead letters."""
     outputs = [chosen["output_topic"]] if chosen["output"] == "mqtt" else []
     return [*outputs, f"dead-letter/{chosen['topic_filter']}"]
 

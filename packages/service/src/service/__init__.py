@@ -1,4 +1,4 @@
-"""What every service of the stack needs beside its work: checked settings, a way to the broker, a signal to stop by."""
+"""What every service of the stack needs besides its work: checked settings, an MQTT client, a stop signal."""
 
 from service.broker import KEEPALIVE_SECONDS, BrokerSettings
 from service.health import serve_health

@@ -1,4 +1,4 @@
-"""How a service reaches the broker."""
+"""The settings and the MQTT client by which a service reaches the broker."""
 
 import logging
 import socket
@@ -16,7 +16,7 @@ from service.settings import Port
 
 log = logging.getLogger(__name__)
 
-# The broker drops a connection that is silent for one and a half times as long; we do after twice as long.
+# The broker drops a connection that is silent for 1.5 times as long; the client does so after twice as long.
 KEEPALIVE_SECONDS = 20
 
 
@@ -25,18 +25,18 @@ def _no_pass_phrase() -> str:
 
 
 def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Has a client show a certificate.
+    """Sets the certificate that a client shows.
 
     Raises:
-        OSError: A file cannot be read, or they do not belong together.
+        OSError: A file cannot be read, or the certificate and the key do not match.
     """
-    # OpenSSL would ask for it on the terminal.
+    # Without this function, OpenSSL would ask for a pass phrase on the terminal.
     context.load_cert_chain(certificate, key, _no_pass_phrase)
 
 
 def _send_at_once(client: mqtt.Client, userdata: object, connection: Any) -> None:
     """Turns off Nagle's algorithm, which can hold a packet back for 40 ms; the publish span would show it."""
-    # That of WebSockets is paho's own, around the other.
+    # For WebSockets it is an object of paho that wraps the real socket.
     getattr(connection, "_socket", connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -73,7 +73,7 @@ class BrokerSettings(BaseSettings):
     @field_validator("mqtt_ca_file")
     @classmethod
     def _has_a_certificate(cls, file: Path | None, settings: ValidationInfo) -> Path | None:
-        # Without TLS nobody reads it.
+        # Without TLS the file is not used.
         if file and settings.data.get("mqtt_tls"):
             try:
                 ssl.create_default_context(cafile=file)
@@ -92,7 +92,7 @@ class BrokerSettings(BaseSettings):
         return file
 
     def json_envelope(self, *topic_filters: str) -> tuple[str, ...]:
-        """The filters of the topics whose payloads carry the trace context: none, unless asked for."""
+        """The filters of the topics whose JSON payloads carry the trace context; none unless ``MQTT_JSON_ENVELOPE``."""
         return topic_filters if self.mqtt_json_envelope else ()
 
     def new_client(
@@ -105,16 +105,16 @@ class BrokerSettings(BaseSettings):
         mqtt_5: bool = True,
         session: bool = False,
     ) -> mqtt.Client:
-        """Makes a client that will connect, and connect again whenever the connection is lost.
+        """Makes a client that is not connected yet; once connected, it reconnects whenever the connection is lost.
 
         Args:
-            client_id: Its name at the broker; what is kept for it while it is away goes by this name.
-            username: The broker's user.
+            client_id: Its client id, to which the session at the broker belongs.
+            username: Its user at the broker.
             password: The user's password.
-            certificate: A PEM file with the key and the certificate that it shows, with TLS; ``mqtt_certificate_file``
-                if not given.
+            certificate: With TLS, a PEM file with its key and certificate; ``mqtt_certificate_file`` if not given.
             mqtt_5: Whether it speaks MQTT 5; else MQTT 3.1.1, which has no user properties.
-            session: Whether the broker keeps its session while it is away; MQTT 5 says that when it connects.
+            session: For MQTT 3.1.1: whether the broker keeps its session while it is not connected. With MQTT 5 this is
+                set when it connects.
         """
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
@@ -137,7 +137,7 @@ class BrokerSettings(BaseSettings):
         return client
 
     def _say_why(self, client: mqtt.Client, userdata: object) -> None:
-        """Logs why there is no connection: paho tries again, but keeps the reason to itself."""
+        """Logs why there is no connection, because paho tries again without logging the reason."""
         # paho calls this while it handles the error.
         error = sys.exception()
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -147,7 +147,7 @@ class BrokerSettings(BaseSettings):
         log.error("cannot connect to the broker at %s:%d, trying again: %s", client.host, client.port, reason)
 
     def _load_certificates(self, client: mqtt.Client, userdata: object) -> None:
-        """Takes the authority and the certificate that are in the files now: both may have been renewed."""
+        """Loads the authority and the certificate from their files again, because both may have been renewed."""
         try:
             if self.mqtt_ca_file:
                 self._tls.load_verify_locations(self.mqtt_ca_file)

@@ -1,4 +1,4 @@
-"""The settings of a service that takes messages in with mqtt-delivery."""
+"""The settings of a service that receives messages with mqtt-delivery."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ class ConsumerSettings(BrokerSettings):
 
     @property
     def propagation(self) -> dict[str, Any]:
-        """Options of ``PahoMqttInstrumentor``: where the context is, and whether it is a process span's parent."""
+        """Options of ``PahoMqttInstrumentor``: where the context is, and whether it is the process span's parent."""
         envelope = {"json_envelope": self.json_envelope(self.topic_filter)}
         if self.trust_trace_context:
             return envelope

@@ -20,11 +20,11 @@ class DeviceSettings(BrokerSettings):
 
     @property
     def broker(self) -> tuple[str, int]:
-        """Host and port where devices come in."""
+        """Host and port where devices connect."""
         return self.mqtt_host, self.mqtt_device_port if self.mqtt_client_certificates else self.mqtt_port
 
     def new_device_client(self, client_id: str, username: str, password: SecretStr) -> mqtt.Client:
-        """Makes a client that logs in as a device: by its password, or by the certificate of that name."""
+        """Makes a client that logs in as a device: with its password, or with the certificate of this user name."""
         certificate = self.mqtt_device_certificates / f"{username}.pem" if self.mqtt_client_certificates else None
         return self.new_client(client_id, username, password, certificate=certificate, mqtt_5=self.mqtt_protocol == "5")
 

@@ -1,4 +1,4 @@
-"""``/livez`` and ``/readyz`` over HTTP: for what asks from outside whether a service lives, and whether it works."""
+"""``/livez`` and ``/readyz`` over HTTP: tell others whether a service is alive, and whether it works."""
 
 import sys
 import threading
@@ -8,16 +8,16 @@ from typing import Protocol
 
 from service.broker import BrokerSettings
 
-# Between two bytes of a request.
+# The longest wait for the next byte of a request.
 TIMEOUT_SECONDS = 2.0
 
 
 class Probed(Protocol):
-    """What is asked: a consumer or a publisher of mqtt-delivery."""
+    """The object whose health is served: a consumer or a publisher of mqtt-delivery."""
 
     @property
     def live(self) -> bool:
-        """Whether a new start would not help."""
+        """False if only a restart helps."""
         ...
 
     @property
@@ -29,10 +29,10 @@ class Probed(Protocol):
 def serve_health(settings: BrokerSettings, probed: Probed) -> None:
     """Answers on ``HEALTH_HOST`` and ``HEALTH_PORT``, in the background; without a port it does nothing.
 
-    ``/livez`` and ``/readyz`` answer 200 or 503, as Kubernetes and load balancers take it.
+    ``/livez`` and ``/readyz`` answer 200 or 503, as Kubernetes and load balancers expect.
 
     Raises:
-        SystemExit: Nobody can listen there; after a line that says so.
+        SystemExit: It cannot listen there; one line on standard error says so.
     """
     if settings.health_port is None:
         return
@@ -51,8 +51,8 @@ def serve_health(settings: BrokerSettings, probed: Probed) -> None:
             self.end_headers()
             self.wfile.write(b"ok\n" if status == HTTPStatus.OK else b"not ok\n")
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name)
-            """Says nothing: probes come every few seconds."""
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+            """Logs nothing, because probes come every few seconds."""
 
     try:
         server = ThreadingHTTPServer((settings.health_host, settings.health_port), Handler)

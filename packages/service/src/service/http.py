@@ -1,4 +1,4 @@
-"""A pool of HTTP connections; for services that depend on requests."""
+"""A pool of HTTP connections, for services that use requests."""
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -7,11 +7,11 @@ from requests.adapters import HTTPAdapter
 def new_session(url: str, connections: int) -> requests.Session:
     """Makes a session for requests to one URL.
 
-    Proxies and certificates are looked up in the environment once: for each request it takes a third of its time.
+    Proxies and certificates are read from the environment only once: reading them takes a third of a request's time.
 
     Args:
-        url: Where the requests go.
-        connections: How many threads make requests at once.
+        url: The URL of all requests.
+        connections: How many threads make requests at the same time.
     """
     session = requests.Session()
     environment = session.merge_environment_settings(url, {}, None, None, None)

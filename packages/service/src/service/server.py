@@ -1,4 +1,4 @@
-"""An HTTP server that strangers cannot hold up; for services that depend on uvicorn and Starlette."""
+"""An HTTP server that slow or many clients cannot block, for services that use uvicorn and Starlette."""
 
 import asyncio
 import signal
@@ -17,21 +17,21 @@ CONNECTIONS = 512
 
 
 class ImpatientProtocol(H11Protocol):
-    """Drops a connection whose request is not whole in time, and one too many as soon as it is there."""
+    """Drops a connection whose request is not complete in time, and at once a connection beyond the limit."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Expects the first request."""
         super().connection_made(transport)
-        # Room for those that are answered 503.
+        # Leaves room for connections that are answered with 503.
         if len(self.connections) > 1.5 * CONNECTIONS:
             transport.abort()
         else:
             self._expect_request()
 
     def data_received(self, data: bytes) -> None:
-        """Takes a part of a request; its first byte, and its last, begin and end the wait."""
+        """Takes a part of a request; the wait begins with its first byte and ends with its last."""
         if self._deadline is None:
             self._expect_request()
         super().data_received(data)
@@ -39,7 +39,7 @@ class ImpatientProtocol(H11Protocol):
             self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Waits no longer."""
+        """Stops waiting for a request."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -53,18 +53,18 @@ class ImpatientProtocol(H11Protocol):
 
 
 def serve(app: Starlette, host: str, port: int, allowed_hosts: Sequence[str], *, access_log: bool = True) -> None:
-    """Serves until SIGTERM, and then answers what is under way.
+    """Serves until SIGTERM, and then answers the requests in progress.
 
     Args:
-        app: What answers.
+        app: The application.
         host: The address to listen on.
         port: The port to listen on.
-        allowed_hosts: What a request's Host header may say, without the port; anything else is answered 400. A web page
-            whose domain leads to this machine (DNS rebinding) sends its own.
+        allowed_hosts: The allowed Host headers, without the port; any other is answered with 400. This stops web pages
+            whose domain resolves to this machine (DNS rebinding), because they send their own Host header.
         access_log: Whether each request is logged.
     """
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)
-    # uvicorn raises the signal again once it has stopped, which would end the process before its last words are out.
+    # uvicorn raises the signal again after it has stopped, which would end the process before its telemetry is flushed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     uvicorn.run(
         app,
@@ -75,6 +75,6 @@ def serve(app: Starlette, host: str, port: int, allowed_hosts: Sequence[str], *,
         log_config=None,
         access_log=access_log,
         timeout_graceful_shutdown=2,
-        # Else a request can run inside the span of the one before it on the same connection.
+        # Otherwise a request can run inside the span of the previous request on the same connection.
         reset_contextvars=True,
     )

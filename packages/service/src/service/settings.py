@@ -33,11 +33,11 @@ def load_settings(settings_class: type[SettingsType]) -> SettingsType:
     """Reads the settings, or stops the program with one line for each variable that is wrong.
 
     Args:
-        settings_class: Its field names are the variables' names in lower case; a field's description says what it
-            may be. The value of a ``SecretStr`` is never printed.
+        settings_class: Its field names are the variables' names in lower case. A field's description says which values
+            are valid. The value of a ``SecretStr`` is never printed.
 
     Raises:
-        SystemExit: With exit code 2, after the lines were written to standard error.
+        SystemExit: With exit code 2, after the lines are on standard error.
     """
     try:
         return settings_class()
@@ -47,14 +47,14 @@ def load_settings(settings_class: type[SettingsType]) -> SettingsType:
 
 
 def refusals(settings_class: type[BaseSettings], given: Mapping[str, str]) -> dict[str, str]:
-    """Says what is wrong with settings that another process is to have.
+    """Checks the settings that another process will get.
 
     Args:
         settings_class: As for ``load_settings``.
-        given: Its variables; they beat those of this process's environment.
+        given: The other process's variables; they override those of this process's environment.
 
     Returns:
-        A line for each variable that is wrong, by its name; by the line itself where it is about more than one.
+        A line for each wrong variable, by the variable's name; if a line is about several variables, by the line.
     """
     lower = {name.lower(): value for name, value in given.items() if value}
     values: dict[str, Any] = {name: lower[name] for name in settings_class.model_fields.keys() & lower.keys()}

@@ -1,4 +1,4 @@
-"""One way to stop for every reason: a signal, or a thread that died."""
+"""One way to stop for every cause: a signal, or a thread that died."""
 
 import logging
 import signal
@@ -10,8 +10,8 @@ log = logging.getLogger(__name__)
 class StopSignal(threading.Event):
     """Set by SIGTERM, by SIGINT, and when any thread ends with an exception.
 
-    The last one matters with paho: an exception in a callback ends its network thread, and the client still says that
-    it is connected. A service that stops is started again; one that hangs is not.
+    The last one matters with paho: an exception in a callback ends its network thread, but the client still reports
+    that it is connected. A service that stops is restarted; one that hangs is not.
     """
 
     exit_code = 0

@@ -1,4 +1,4 @@
-"""Traces, metrics and logs of one service, set up from the standard ``OTEL_*`` variables.
+"""Sets up the traces, metrics and logs of a service from the standard ``OTEL_*`` variables.
 
 The variables are those of the OpenTelemetry specification (SDK environment variables). The OpenTelemetry distro reads
 them; this module adds the stack's defaults, and a shutdown that flushes and cannot hang.
@@ -28,7 +28,7 @@ LOG_CHARACTERS = 4096
 TRACEBACK_LINES = 200
 
 
-# The baggage entries that become attributes of every span on the way. No others: clients of others are not trusted.
+# The baggage entries that become attributes of every span. No others do, because foreign clients are not trusted.
 BAGGAGE_ATTRIBUTES = ("sensor.id", "site.id")
 PROCESS_METRICS: dict[str, list[str] | None] = {
     "process.cpu.time": ["user", "system"],
@@ -44,7 +44,7 @@ def _name_operation(span: Span, *_: object) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Text that may hold what a stranger has sent: no line of its own, no command to a terminal, and no end of it."""
+    """Makes a text from outside safe for the log: escapes line breaks and terminal commands, and limits its length."""
     if len(text) > LOG_CHARACTERS:
         text = f"{text[:LOG_CHARACTERS]}... ({len(text)} characters)"
     if text.isprintable():
@@ -53,7 +53,7 @@ def _one_line(text: str) -> str:
 
 
 class _Record(logging.LogRecord):
-    """A record whose message is one line, wherever it goes."""
+    """A record whose message is one line, on the terminal and in the backend."""
 
     def getMessage(self) -> str:  # noqa: N802 (logging's own name)
         return _one_line(super().getMessage())
@@ -69,7 +69,7 @@ class _Formatter(logging.Formatter):
         return "\n".join(f"  {_one_line(line)}" for line in lines)
 
 
-# Options of the MQTT instrumentation for the guide's span names and its four spans; today's conventions differ.
+# Options of the MQTT instrumentation for the guide's four spans and their names; today's conventions differ.
 AS_IN_THE_GUIDE = {"publish_hook": _name_operation, "topics_in_span_names": True, "settle_spans": False}
 
 
@@ -77,9 +77,9 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
     """Sets the global tracer, meter and logger providers; log records carry trace and span ids from here on.
 
     Args:
-        service_name: ``service.name``, unless ``OTEL_SERVICE_NAME`` says otherwise. The service's distribution must be
-            called ``mqtt-tracing-<service_name>``: that is where ``service.version`` comes from.
-        resource: More resource attributes, unless ``OTEL_RESOURCE_ATTRIBUTES`` says otherwise.
+        service_name: ``service.name``, unless ``OTEL_SERVICE_NAME`` is set. ``service.version`` is the version of the
+            distribution ``mqtt-tracing-<service_name>``.
+        resource: More resource attributes; ``OTEL_RESOURCE_ATTRIBUTES`` overrides them.
 
     Raises:
         SystemExit: If an ``OTEL_*`` variable names something that does not exist.
@@ -94,7 +94,7 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
     }
     given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     defaults = ",".join(f"{name}={value}" for name, value in attributes.items())
-    # The last of two equal names wins, so the environment beats the defaults.
+    # The last of two equal names wins, so the environment overrides the defaults.
     os.environ["OTEL_RESOURCE_ATTRIBUTES"] = f"{defaults},{given}".rstrip(",")
     try:
         OpenTelemetryDistro().configure()
@@ -114,7 +114,7 @@ def setup_telemetry(service_name: str, resource: Mapping[str, str] | None = None
 
 @contextmanager
 def carrying_baggage(entries: Mapping[str, str]) -> Iterator[None]:
-    """Gives baggage to what is begun inside: it travels with the trace, to everyone on its way."""
+    """Sets baggage for the spans that start inside: it is propagated with the trace to every service on its way."""
     context = get_current()
     for name, value in entries.items():
         context = baggage.set_baggage(name, value, context)
@@ -126,7 +126,7 @@ def carrying_baggage(entries: Mapping[str, str]) -> Iterator[None]:
 
 
 def shutdown_telemetry(timeout_seconds: float = 3.0) -> None:
-    """Sends what is still waiting, for at most ``timeout_seconds`` even if the Collector hangs."""
+    """Exports the telemetry that still waits, for at most ``timeout_seconds`` even if the Collector hangs."""
     providers = (trace.get_tracer_provider(), metrics.get_meter_provider(), get_logger_provider())
     threads = [
         threading.Thread(target=provider.shutdown, daemon=True)  # pyright: ignore[reportAttributeAccessIssue] (the API's type lacks it)
