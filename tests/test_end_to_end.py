@@ -111,7 +111,7 @@ def test_a_payload_that_is_no_reading_is_refused_by_echo_with_a_reason(stack: St
         "Error",
         str(server.attributes["http.response.status_code"]),
     )
-    # And the consumer goes on.
+    # The consumer keeps working.
     assert stack.run("verify").returncode == 0
 
 
@@ -143,7 +143,7 @@ def test_a_large_body_leaves_nothing_behind_on_its_connection(stack: Stack) -> N
 def test_health_probes_leave_no_trace(stack: Stack) -> None:
     since = time.time_ns() - 3600 * 10**9
     assert stack.run("ps").returncode == 0  # asks /healthz
-    assert stack.run("verify").returncode == 0  # and what came before it has arrived
+    assert stack.run("verify").returncode == 0  # by now, the spans before it have arrived too
     assert stack.viewer.trace_ids(since, time.time_ns(), ("url.path", "/echo"))
     assert stack.viewer.trace_ids(since, time.time_ns(), ("url.path", "/healthz")) == []
 

@@ -1,4 +1,4 @@
-"""The Python environment: ``make up`` installs what running needs, the tests and linters what they need on top."""
+"""The Python environment: ``make up`` installs what the stack needs; tests and linters add what they need."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from uv import find_uv_bin
 
 from stack.settings import ROOT
 
-# It makes whole environments.
+# These tests make whole environments.
 pytestmark = pytest.mark.stack
 
 PACKAGES = sorted(path.parent for folder in ("*", "*/*") for path in ROOT.glob(f"{folder}/pyproject.toml"))
-# Imports every module of our packages that is not a test, as a part of the stack may.
+# Imports every module of our packages, except tests.
 IMPORT_ALL = """
 import importlib, pathlib, sys
 
@@ -30,7 +30,7 @@ for source in map(pathlib.Path, sys.argv[1:]):
 
 @pytest.fixture(scope="module")
 def made_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """What installing needs of this workspace, elsewhere, after two at once have installed; and what each printed."""
+    """A copy of this workspace in which two commands have installed at the same time, and what each printed."""
     folder = tmp_path_factory.mktemp("fresh")
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copytree(ROOT / "requirements", folder / "requirements")
@@ -60,7 +60,7 @@ def made_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
 
 @pytest.fixture(scope="module")
 def fresh(made_twice: tuple[Path, list[str]]) -> Path:
-    """The same, with the environment that running needs."""
+    """The copy, whose environment has what the stack needs to run."""
     return made_twice[0]
 
 
@@ -97,7 +97,7 @@ def pins(lock: str) -> set[str]:
 
 
 def uv(folder: Path, *arguments: str) -> str:
-    """What uv says of the environment in a folder, without the network."""
+    """The output of uv for the environment in a folder, without the network."""
     python = folder / ".venv" / "bin" / "python"
     command = [find_uv_bin(), "--offline", "pip", *arguments, "--python", str(python)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
@@ -108,12 +108,12 @@ def test_running_needs_only_what_is_in_its_lock_file(fresh: Path) -> None:
     own = {line.split("==")[0] for line in uv(fresh, "list", "--editable", "--format=freeze").splitlines()}
     assert len(own) == len(PACKAGES)
     found = set(uv(fresh, "freeze", "--exclude-editable").splitlines())
-    # They come with the environment.
+    # Every new environment has these.
     brought = {pin for pin in found if pin.startswith(("pip==", "setuptools=="))}
     assert found - brought <= pins("run.txt")
     absent = ("pytest", "pyright", "matplotlib", "playwright", "memray")
     assert not [pin for pin in found if pin.startswith(absent)]
-    # Each of them is one of the environment that is tested.
+    # The tested environment has each of them too.
     assert pins("run.txt") <= pins("dev.txt")
 
 
@@ -126,7 +126,7 @@ def test_every_module_can_be_imported_with_what_running_needs(fresh: Path) -> No
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not write")
 def test_a_checkout_that_cannot_be_written_to_is_one_line() -> None:
-    # Not below a folder that is root's alone.
+    # Not below a folder that only root can read.
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Every command of ``make help`` in every runtime, on other ports than the defaults."""
+"""Every command of ``make help`` in every runtime, on ports other than the defaults."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from harness import Stack
 from stack.settings import ROOT
 from test_docker import Containers, needs_engine
 
-# What each command takes, and what it says, in the order of a first session.
+# The arguments of each command and a pattern of its output, in the order of a first session.
 COMMANDS: list[tuple[str, tuple[str, ...], str]] = [
     ("up", (), r"^All \d+ parts are healthy after "),
     ("ps", (), r"│ consumer +│ healthy "),
@@ -31,7 +31,7 @@ COMMANDS: list[tuple[str, tuple[str, ...], str]] = [
     ("down", (), r"^The stack is down\.$"),
     ("ps", (), r"│ consumer +│ stopped |part +┃ state"),
 ]
-# Those that know no runtime, and what runs them.
+# Commands that do not depend on a runtime, and what runs them.
 ELSEWHERE = {
     "new-service": "tests/test_template.py",
     "dist": "tests/test_template.py",
@@ -65,7 +65,7 @@ def stack(
 
 
 def make(stack: Stack, command: str, *arguments: str) -> tuple[int, str]:
-    """Runs a command as a person does; ``make watch`` until it has shown something, and Ctrl-C is pressed."""
+    """Runs a command as a person does; ``make watch`` gets Ctrl-C when it has shown something."""
     words = ["make", "--no-print-directory", command, *arguments]
     with subprocess.Popen(
         words,
@@ -75,7 +75,7 @@ def make(stack: Stack, command: str, *arguments: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # Where a shell has started the tests in the background, Ctrl-C would be ignored.
+        # If a shell runs the tests in the background, they would ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
@@ -90,7 +90,7 @@ def make(stack: Stack, command: str, *arguments: str) -> tuple[int, str]:
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stdout.read()
         assert "Traceback" not in rest
-        # make says that it was interrupted.
+        # make reports the interruption in its exit code.
         return 0 if process.wait(30) in (0, 2, 130, -signal.SIGINT) else 1, text
 
 
@@ -121,7 +121,7 @@ def test_the_table_has_every_command_of_make_help() -> None:
     )
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["run", "look", "learn", "develop"]
-    # A screen.
+    # It fits on a screen.
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     listed = re.findall(r"\bmake (\S+)", done.stdout)

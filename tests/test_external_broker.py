@@ -1,4 +1,4 @@
-"""The stack without a broker of its own, at a Mosquitto that somebody else runs."""
+"""The stack without its own broker, with a Mosquitto that somebody else runs."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from stack.settings import Settings
 
 @dataclass
 class Foreign:
-    """The broker's ports, and what it logs."""
+    """The broker's ports, and its log."""
 
     port: int
     websockets: int
@@ -28,9 +28,9 @@ class Foreign:
 
 @pytest.fixture(scope="module")
 def foreign_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreign]:
-    """It lets in whom it does not know."""
+    """A broker that accepts unknown users."""
     websockets, plain = free_ports(2)
-    # Mosquitto 2.0.11 does not start with WebSockets alone.
+    # Mosquitto 2.0.11 does not start with only a WebSocket listener.
     listeners = f"listener {plain} 127.0.0.1", f"listener {websockets} 127.0.0.1", "protocol websockets"
     with mosquitto(tmp_path_factory.mktemp("foreign"), *listeners, "allow_anonymous true") as log:
         yield Foreign(plain, websockets, log)
@@ -72,7 +72,7 @@ def test_the_doctor_speaks_what_the_consumer_speaks(foreign_broker: Foreign, tmp
 
 @contextmanager
 def by_hand(module: str, *arguments: str, **values: str) -> Iterator[subprocess.Popen[str]]:
-    """A service as somebody starts it who has set these variables and no others."""
+    """Runs a service as somebody does who has set only these variables."""
     environment = {**system_environment(), "OTEL_SDK_DISABLED": "true", "PYTHONUNBUFFERED": "1", **values}
     with subprocess.Popen(
         [sys.executable, "-m", module, *arguments], env=environment, stderr=subprocess.PIPE, text=True
@@ -95,7 +95,7 @@ def test_a_second_producer_takes_over_nobody(foreign_broker: Foreign, tmp_path: 
     ):
         for number in (1, 2):
             eventually((tmp_path / str(number)).exists)
-        # They stay: a beat is a second old at most.
+        # They stay connected, and healthy: a beat is at most a second old.
         throughout(3, lambda: len(connected()) == before + 2)
     assert len(set(connected())) == len(connected())
 

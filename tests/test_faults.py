@@ -1,4 +1,4 @@
-"""What breaks, and what does not break with it."""
+"""If one thing breaks, the others keep working."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from stack.part import beats
 
 
 def published(stack: Stack) -> int:
-    """How many readings the producer says that it published; it says so when it stops."""
+    """The number of published readings that the producer logs when it stops."""
     return sum(map(int, re.findall(r"stopping after (\d+) readings", stack.runtime.log_text("producer"))))
 
 
-# Three times as long as a token lives.
+# Three times the lifetime of a token.
 @pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.long)])
 def test_nothing_is_lost_while_the_issuer_is_away(new_stack: Callable[..., Stack], seconds: float) -> None:
-    # Tokens that live for seconds, so that the Collector needs the issuer all the time.
+    # Tokens are valid for seconds, so that the Collector needs the issuer all the time.
     stack = new_stack(ISSUER_TOKEN_SECONDS="2", INTERVAL_SECONDS="0.5")
     since = time.time_ns()
     stack.up()
@@ -56,11 +56,11 @@ def test_a_service_that_is_told_to_stop_flushes_and_exits_with_0_within_5_second
     stack = new_stack(INTERVAL_SECONDS="0.1", OTEL_BSP_SCHEDULE_DELAY="60000")
     since = time.time_ns()
     stack.up()
-    # With a minute between exports, what the backend gets of this part is what its shutdown flushed.
+    # With a minute between exports, the backend gets from this part only what its shutdown flushed.
     kind = {"producer": "Producer", "consumer": "Consumer", "echo": "Server"}[part]
     eventually(lambda: stack.runtime.log_text("consumer").count("processed reading") > 20)
     pid = stack.pid(part)
-    # supervisor would start it again; it is to see the exit code.
+    # Only supervisor sees the exit code; it restarts the part.
     with stack.runtime.supervisor.connected() as supervisor:
         started = time.monotonic()
         os.kill(pid, signal.SIGTERM)
@@ -121,7 +121,7 @@ def test_the_services_start_without_collector_and_broker_and_wait_for_them(new_s
 def broken_service(
     stack: Stack, name: str, breakage: str, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process of a service in which a line of Python has broken something, and its heartbeat."""
+    """A process of a service that a line of Python has broken, and its heartbeat."""
     described = json.loads((stack.settings.run_dir / "parts" / f"{name}.json").read_text())
     heartbeat = stack.settings.run_dir / f"broken-{name}.healthy"
     heartbeat.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def test_a_consumer_whose_network_thread_dies_ends(stack: Stack) -> None:
 def test_a_producer_whose_network_thread_hangs_is_not_healthy(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack(INTERVAL_SECONDS="0.5")
     stack.up()
-    stack.stop_part("producer")  # there is one of this name at the broker
+    stack.stop_part("producer")  # it has the same client id
     breakage = "from mqtt_delivery import Publisher; Publisher._on_publish = lambda *_: time.sleep(3600)"
     with broken_service(stack, "producer", breakage) as (process, heartbeat):
         eventually(beats(heartbeat))

@@ -1,4 +1,4 @@
-"""On a fresh machine the path leads to the system's folders and the toolchains, and to nothing of ``.venv/bin``."""
+"""On a fresh machine, PATH has the folders of the system and of the toolchains, but not ``.venv/bin``."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 from stack.settings import ROOT
 
 BIN = Path(sys.executable).parent
-# Python itself is of a toolchain: the environment is made with it.
+# Python itself comes from a toolchain, because it makes the environment.
 OURS = {program.name for program in BIN.iterdir()} - {"python3"}
 FILES = [
     ROOT / name
@@ -27,7 +27,7 @@ FILES = [
     .split("\0")
 ]
 STARTERS = {"run", "Popen", "call", "check_call", "check_output", "which", "execvp", "execvpe", "require_command"}
-# A program by its bare name, where a command of a shell begins.
+# The bare name of a program at the start of a shell command.
 COMMAND = re.compile(r"(?:^\s*[@-]?|[;&|(]\s*|\bexec\s+|\bthen\s+|\bdo\s+|\$\$?\()([\w.+-]+)(?=\s|$)", re.M)
 
 

@@ -1,6 +1,6 @@
-"""Clients of other languages in one trace with our consumer and our producer; ``make test-interop``.
+"""Clients in other languages share a trace with our consumer and our producer; ``make test-interop``.
 
-The commands are those of each language's page: the first block builds, the second publishes, the third subscribes.
+Each language's page has the commands: the first block builds, the second publishes, the third subscribes.
 """
 
 import json
@@ -27,7 +27,7 @@ from stack.trace import Span, roots
 
 INTEROP = ROOT / "interop"
 VECTORS: list[dict[str, Any]] = json.loads((INTEROP / "vectors.json").read_text())["vectors"]
-# What a language's SDK makes of a vector, where that is not what the vector wants. Its page says so too.
+# The result of a language's SDK, if a vector requires a different one. The language's page says so too.
 DIFFERENT: dict[tuple[str, str], dict[str, Any]] = {
     ("go", "valid, unknown flags"): {"baggage": {}, "missing_context": True},
     **{
@@ -41,17 +41,17 @@ DIFFERENT: dict[tuple[str, str], dict[str, Any]] = {
         for vector, sampled in (("invalid, short trace id", True), ("invalid, short flags", False))
     },
 }
-# Its programs are built in seconds: `make test` runs them too.
+# Languages whose programs are built within seconds, so `make test` runs them too.
 QUICK = {"javascript"}
 LANGUAGES = ["cloudevents", "go", "java", "javascript", "rust"]
-# They have their propagators from OTEL_PROPAGATORS; Go's and Rust's SDKs leave that to the program.
+# Their SDKs read OTEL_PROPAGATORS; Go's and Rust's leave propagators to the program.
 WITH_PROPAGATORS_FROM_THE_ENVIRONMENT = ["cloudevents", "java", "javascript"]
 PROGRAMS = {".go", ".java", ".mjs", ".rs"}
 pytestmark = pytest.mark.timeout(900)
 
 
 class Language:
-    """The two programs of a language, as its page runs them."""
+    """The two programs of a language, run with the commands of its page."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Language:
         self._build, self._publish, self._subscribe = sh_blocks(self.page)
 
     def build(self) -> None:
-        """Builds them, or skips the test."""
+        """Builds the programs, or skips the test."""
         toolchain = self._build.split()[0]
         if shutil.which(toolchain) is None:
             pytest.skip(f"interop/{self.name} needs {toolchain}, which is not installed here")
@@ -74,7 +74,7 @@ class Language:
 
     @contextmanager
     def subscribed(self, stack: Stack, topic_filter: str, count: int) -> Iterator[Iterator[str]]:
-        """Runs the subscriber until it has so many messages; gives what it prints of each."""
+        """Runs the subscriber until it has so many messages; yields what it prints for each."""
         command = f"exec {self._subscribe.strip()} '{topic_filter}' {count}"
         with subprocess.Popen(
             ["bash", "-c", command], cwd=ROOT, env=self._environment(stack), stdout=subprocess.PIPE, text=True
@@ -110,7 +110,7 @@ class Language:
     params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.interop) for name in LANGUAGES],
 )
 def language(request: pytest.FixtureRequest) -> Language:
-    """One language, with its programs built."""
+    """One language, after its programs are built."""
     made = Language(request.param)
     made.build()
     return made
@@ -147,7 +147,7 @@ def test_a_subscriber_joins_the_producers_trace(language: Language, stack: Stack
     with language.subscribed(stack, topic, 1) as lines:
         fields = json.loads(next(lines))
     trace_id, span_id = fields["traceparent"].split("-")[1:3]
-    # Beside it, our own consumer has taken the same reading to echo.
+    # Our own consumer has also processed the same reading.
     spans = trace_of(stack, trace_id, count=5)
     (process,) = (span for span in spans if span.service == f"{language.name}-subscriber")
     assert path_to(process, spans) == f"publish {topic} producer > process {topic} {language.name}-subscriber"
@@ -183,7 +183,7 @@ def producer(stack: Stack) -> Iterator[mqtt.Client]:
 
 
 def understood(fields: Mapping[str, str]) -> dict[str, Any]:
-    """What a subscriber has read, from the fields that it would pass on."""
+    """The context that a subscriber has read, from the fields that it would pass on."""
     pairs = [entry.split(";")[0].strip().split("=", 1) for entry in fields.get("baggage", "").split(",") if entry]
     found: dict[str, Any] = {"baggage": dict(pairs)}
     if not (traceparent := fields.get("traceparent")):
@@ -199,7 +199,7 @@ def understood(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def wanted(vector: Mapping[str, Any]) -> dict[str, Any]:
-    """What a vector wants; of the reasons, only that there is one."""
+    """The result that a vector requires; it requires a reason, but no particular one."""
     expected = dict(vector["expected"])
     return expected | ({"missing_context": True} if "missing_context" in expected else {})
 

@@ -1,4 +1,4 @@
-"""Kubernetes: what its manifests promise, and, with `make test-kubernetes`, the stack on a cluster."""
+"""Kubernetes: the manifests and, with `make test-kubernetes`, the stack on a cluster."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from test_docker import SERVICES
 KUBERNETES = ROOT / "kubernetes"
 PAGE = ROOT / "docs" / "kubernetes.md"
 TOOLS = KUBERNETES / "tools"
-# The Go module of each operator whose resources are here, and the schemas of these in it.
+# The Go module of each operator whose resources we use, and the place of their schemas in it.
 OPERATORS = {
     "monitoring.coreos.com": (
         "github.com/prometheus-operator/prometheus-operator",
@@ -47,26 +47,26 @@ OPERATORS = {
     ),
 }
 COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
-# In an order that they can stand in together.
+# All components that can be combined, in an order that works.
 TOGETHER = ("network-policies", "tls", "prometheus", "autoscaling", "scout", "external-broker")
-# What stands on the base: an overlay, or components.
+# What is built on the base: an overlay, or components.
 BUILDS: dict[str, str | tuple[str, ...]] = {
     "base": (),
     **{path.name: f"overlays/{path.name}" for path in KUBERNETES.glob("overlays/*")},
     **{component: (component,) for component in COMPONENTS},
     "all components": TOGETHER,
 }
-# The one that the tests with a cluster run on, and the newest one.
+# The version that the tests on a cluster use, and the newest one.
 VERSIONS = ("1.34", "1.37")
 WORKLOADS = ("Deployment", "StatefulSet")
-# The cluster has to know their resources.
+# Components whose resources the cluster must know.
 OF_OPERATORS = {"prometheus", "autoscaling", "operator"}
-# Made by a platform's own means, in production.
+# Secrets that the platform makes, in production.
 OF_THE_CLUSTER = {"scout", "mosquitto-tls", "mqtt-producer", "mqtt-consumer", "mqtt-operator"}
 OF_THE_CLUSTER |= {f"mqtt-{service.name}" for service in new_services()}
-# In the other runtimes the tool behind `make` does what it does.
+# In the other runtimes, the tool behind `make` does its work.
 SESSIONS = "sessions"
-# Open only where they are asked for: by COLLECTOR_EXTRAS, MQTT_CLIENT_CERTIFICATES, and the component `prometheus`.
+# Ports that are open only with COLLECTOR_EXTRAS, MQTT_CLIENT_CERTIFICATES, or the component `prometheus`.
 EXTRAS = {1777, 9411, 55679, 8883, 8889}
 
 Resource = dict[str, Any]
@@ -101,7 +101,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Resource]]
 
 @pytest.fixture(params=BUILDS)
 def resources(request: pytest.FixtureRequest, built: dict[str, list[Resource]]) -> list[Resource]:
-    """The resources of one of them."""
+    """The resources of one build."""
     return built[request.param]
 
 
@@ -137,7 +137,7 @@ def of_kind(resources: list[Resource], kind: str) -> dict[str, Resource]:
 
 @cache
 def operators_schema(api_version: str, kind: str) -> jsonschema_rs.Validator:
-    """What checks a resource of an operator, by its schema."""
+    """The validator for a resource of an operator, by its schema."""
     group, _, version = api_version.partition("/")
     module, path = OPERATORS[group]
     command = ["go", "mod", "download", "-json", module]
@@ -146,12 +146,12 @@ def operators_schema(api_version: str, kind: str) -> jsonschema_rs.Validator:
     (found,) = [one for one in yaml.safe_load(file.read_text())["spec"]["versions"] if one["name"] == version]
     schema = closed(found["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
-    # Of the patterns that Go takes, Rust's regular expressions take more than Python's.
+    # The patterns are Go's; Rust's regular expressions support more of them than Python's.
     return jsonschema_rs.validator_for(schema, pattern_options=jsonschema_rs.RegexOptions())
 
 
 def closed(schema: Any) -> Any:
-    """A schema that refuses fields that it does not name."""
+    """The schema with unknown fields forbidden."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -187,7 +187,7 @@ def test_what_a_resource_names_is_there(resources: list[Resource]) -> None:
     known = {(item["kind"], item["metadata"]["name"]) for item in resources}
     known |= {("Secret", name) for name in OF_THE_CLUSTER}
     labels = [pod["metadata"]["labels"] for pod in pods(resources).values()]
-    # The operator's pods have them.
+    # The operator gives its pods the labels of its resource.
     labels += [item["metadata"]["labels"] for item in of_kind(resources, "OpenTelemetryCollector").values()]
     for pod in pods(resources).values():
         one, spec = container(pod), pod["spec"]
@@ -299,7 +299,7 @@ def test_policies_allow_the_way_of_a_reading_and_nothing_else(resources: list[Re
     assert everybody["spec"]["podSelector"] == {}
     assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
     there = pods(resources).keys()
-    # A policy for each pod; none for a pod that is left out.
+    # Each pod has a policy; a pod that is left out has none.
     assert policies.keys() == there
     into, out_of = set(), set()
     for name, policy in policies.items():
@@ -309,7 +309,7 @@ def test_policies_allow_the_way_of_a_reading_and_nothing_else(resources: list[Re
                 for peer in set(peers) & there:
                     way = (peer, name) if key == "from" else (name, peer)
                     ways |= {(*way, port["port"]) for port in rule["ports"]}
-    # OTLP over HTTP is taken, too; nobody of ours sends it.
+    # The Collector also accepts OTLP over HTTP, which none of our services sends.
     assert out_of == {way for way in into if way[1:] != ("collector", 4318)}
     assert ("producer", "echo", 8080) not in into
 
@@ -318,7 +318,7 @@ def test_policies_allow_the_way_of_a_reading_and_nothing_else(resources: list[Re
 
 
 def ours(image: str) -> bool:
-    """Whether `docker compose build` makes an image."""
+    """Tells whether `docker compose build` makes an image."""
     return image.startswith("mqtt-tracing-")
 
 
@@ -329,13 +329,13 @@ def test_images_are_those_of_the_containers() -> None:
         if ours(image):
             assert image == f"mqtt-tracing-{name.replace(SESSIONS, 'consumer')}:{version}"
         else:
-            # Ours is the official one with configuration, which is a ConfigMap here.
+            # In Docker it is the official image with configuration, which is a ConfigMap here.
             dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
             assert re.search(rf"^FROM {re.escape(image)}(@|$)", dockerfile, re.M), image
 
 
 def test_there_is_a_pod_for_each_container() -> None:
-    # Those of BACKENDS have components or operators of their own; `page` is what Docker has in place of a port-forward.
+    # The containers of BACKENDS have components or operators instead; `page` replaces a port-forward in Docker.
     stack = {name for name, service in SERVICES.items() if "profiles" not in service}
     new = {service.name for service in new_services()}
     assert pods(base()).keys() == (stack - {"certificates", "page"} - new) | {SESSIONS}
@@ -409,9 +409,9 @@ def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
     one = container(pods(base())["consumer"])
     variables = {variable["name"]: variable for variable in one["env"]}
     assert variables["MQTT_CLIENT_ID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
-    # With one it would not join the share.
+    # With 1, it would not join the shared subscription.
     assert variables["CONSUMERS"]["value"] == str(MOST_CONSUMERS)
-    # Who ends their sessions knows all of them.
+    # The pod that ends sessions knows all of them.
     assert {"name": "CONSUMERS", "value": str(MOST_CONSUMERS)} in container(pods(base())[SESSIONS])["env"]
 
 
@@ -448,7 +448,7 @@ def test_what_scales_the_consumers_asks_for_a_metric_of_theirs(built: dict[str, 
     target = workloads(resources)[scaled["spec"]["scaleTargetRef"]["name"]]
     assert target["kind"] == scaled["spec"]["scaleTargetRef"]["kind"]
     assert "replicas" not in target["spec"]
-    # As many as there are users for, and one whose session keeps what comes.
+    # At most as many as there are users; at least one, whose session keeps new readings.
     assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (1, MOST_CONSUMERS)
     (trigger,) = scaled["spec"]["triggers"]
     schema = yaml.safe_load((ROOT / "packages/telemetry/schema/metrics.yaml").read_text())
@@ -484,7 +484,7 @@ def kubectl(*arguments: str, seconds: float = 300) -> subprocess.CompletedProces
 
 
 def succeeds(*arguments: str, seconds: float = 300) -> str:
-    """What kubectl prints; it has to succeed."""
+    """Runs kubectl, which must succeed; returns its output."""
     done = kubectl(*arguments, seconds=seconds)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -492,7 +492,7 @@ def succeeds(*arguments: str, seconds: float = 300) -> str:
 
 @contextmanager
 def forwarded(service: str, port: int, namespace: str = NAMESPACE) -> Iterator[int]:
-    """A port of this machine that leads to one of a Service."""
+    """A port of this machine that is forwarded to a port of a Service."""
     command = ["kubectl", "-n", namespace, "port-forward", f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -518,7 +518,7 @@ spec:
           volumeMounts: [{{name: receiving, mountPath: /opt/receiving}}]
       volumes: [{{name: receiving, configMap: {{name: receiving}}}}]
 """
-# So that a process can be killed from within: a container's first one cannot.
+# Process 1 of a container cannot be killed from within; with this, the service is not process 1.
 CAN_BE_KILLED = "- {op: add, path: /spec/template/spec/shareProcessNamespace, value: true}"
 KILL = """
 import os, pathlib
@@ -531,7 +531,7 @@ os.kill(consumer, 9)
 
 @contextmanager
 def deployed(folder: Path, overlay: dict[str, Any]) -> Iterator[None]:
-    """What an overlay makes, in a namespace of its own; afterwards nothing is left of it."""
+    """Deploys an overlay in its own namespace, and removes everything afterwards."""
     namespace = overlay["namespace"]
     (folder / "kustomization.yaml").write_text(json.dumps(overlay))
     succeeds("apply", "-k", str(folder))
@@ -548,9 +548,9 @@ def deployed(folder: Path, overlay: dict[str, Any]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The base in a namespace of its own, on the cluster of the current context; afterwards nothing is left of it.
+    """Deploys the base in its own namespace on the cluster of the current context, and removes everything afterwards.
 
-    Echo notes what it takes; of the readings that are published in the test itself few are traced.
+    Echo notes the readings that it processes. Only a few of the readings that the test itself publishes are traced.
     """
     folder = tmp_path_factory.mktemp("cluster").resolve()
     from_here = Path(os.path.relpath(KUBERNETES, folder))
@@ -583,7 +583,7 @@ def publish_one() -> str:
 
 
 def scale(replicas: int) -> None:
-    """Has so many consumers, and waits for them; not for those that go."""
+    """Scales the consumers and waits for new ones, but not for those that stop."""
     succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", f"--replicas={replicas}")
     succeeds("-n", NAMESPACE, "rollout", "status", "statefulset/consumer", "--timeout=240s")
 
@@ -594,14 +594,14 @@ def log_of(what: str) -> str:
 
 
 class TakenOnCluster:
-    """The file in which echo notes what it takes."""
+    """The file in which echo notes the readings that it processes."""
 
     def read_text(self) -> str:
         return succeeds("-n", NAMESPACE, "exec", "deployment/echo", "--", "cat", TAKEN_FILE)
 
 
 class StackOnCluster:
-    """What a publisher has to know of a stack."""
+    """What a publisher needs from a stack."""
 
     def __init__(self, mqtt_port: int) -> None:
         self.settings = Settings(_env_file=None, mqtt_port=mqtt_port)  # pyright: ignore[reportCallIssue] (it is pydantic-settings')
@@ -609,13 +609,13 @@ class StackOnCluster:
 
 
 def steady() -> None:
-    """Lets it run for a while as it is."""
+    """Lets the stack run unchanged for a while."""
     time.sleep(STEADY_SECONDS)
 
 
 @contextmanager
 def loaded(stack: StackOnCluster) -> Iterator[Publisher]:
-    """Publishes readings all the while; each that counts as sent is one that the broker has acknowledged."""
+    """Publishes readings during the block; a reading counts as sent when the broker has acknowledged it."""
     publisher, ended = Publisher(stack), threading.Event()
 
     def publish() -> None:
@@ -684,7 +684,7 @@ class TestOnACluster:
         left = len(sent & set(PROCESSED.findall(log_of("deployment/sessions"))))
         again = sum(taken[0] in sent for taken in publisher.ledger.taken("again"))
         print(f"scaled down in {seconds:.1f} s, {left} readings processed while leaving, {again} repeated")
-        # They were killed, and are there again.
+        # They were killed, and have restarted.
         counts = (
             "get",
             "pods",
@@ -701,7 +701,7 @@ class TestOnACluster:
         publisher.close()
 
     def test_a_pod_comes_back_to_its_session(self, cluster: Path) -> None:
-        # While it is away the reading waits at the broker.
+        # While the pod is away, the reading waits at the broker.
         succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", "--replicas=0")
         succeeds("-n", NAMESPACE, "wait", "--for=delete", "pod/consumer-0", "--timeout=60s")
         trace_id = publish_one()
@@ -714,7 +714,7 @@ class TestOnACluster:
 
 SERVICES_OF_A_TRACE = {"plain", "consumer", "echo"}
 OPERATOR_NAMESPACE = "mqtt-tracing-operator"
-# Without a line of tracing, in the image of the producer, which has paho.
+# A program without tracing, for the producer's image, which has paho.
 PLAIN = """
 import json, time
 import paho.mqtt.client as mqtt
@@ -789,7 +789,7 @@ def test_with_the_operator_a_pod_without_a_line_of_tracing_starts_a_trace(tmp_pa
 
 @pytest.fixture(scope="class")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack as `make up RUNTIME=kubernetes` starts it, at ports of its own while a command runs."""
+    """The stack as `make up RUNTIME=kubernetes` starts it, forwarded to its own ports while a command runs."""
     assert not kubectl("get", "namespace", "mqtt-tracing").stdout, "a stack runs in this cluster"
     stack = Stack(tmp_path_factory.mktemp("run"), RUNTIME="kubernetes", INTERVAL_SECONDS="1")
     try:

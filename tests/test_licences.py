@@ -1,4 +1,4 @@
-"""What is shipped is under permissive licences, and is listed."""
+"""Everything that is shipped has a permissive licence and is listed."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ LOCKS = [
     "run.txt",
     *sorted({name for path in DOCKERFILES for name in re.findall(r"requirements/(\S+\.txt)", path.read_text())}),
 ]
-# On the machine of who runs `make new-service`, in no image and in no wheel: copier cannot do without it.
+# copier needs it on the machine that runs `make new-service`; it is in no image and no wheel.
 NOT_SHIPPED = {"jinja2-ansible-filters"}
 
 
@@ -36,7 +36,7 @@ def pins(lock: str) -> dict[str, str]:
 
 
 def licence_of(name: str) -> str:
-    """All that an installed package says of its licence, but for the text itself."""
+    """All that an installed package says about its licence, except for the text itself."""
     metadata = distribution(name).metadata
     said = [
         *(metadata.get_all("License-Expression") or []),
@@ -60,7 +60,7 @@ def test_the_licence_is_one_text() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_nothing_that_is_shipped_is_under_the_gpl(lock: str) -> None:
-    # What another Python or system needs is not installed here.
+    # Packages for another Python or another system are not installed here.
     markers = re.findall(r"^([\w.-]+)==\S+ ;", (ROOT / "requirements" / lock).read_text(), re.M)
     for name in pins(lock):
         if name in NOT_SHIPPED and lock == "run.txt":
@@ -71,7 +71,7 @@ def test_nothing_that_is_shipped_is_under_the_gpl(lock: str) -> None:
             assert name in markers, f"{name} is not installed"
             continue
         assert licence, f"{name} says nothing of its licence"
-        # Who may choose another licence chooses that.
+        # With a choice of licences, we choose the permissive one.
         choices = licence.split(" OR ")
         assert not all(re.search(r"GPL|General Public", choice) for choice in choices), f"{name}: {licence}"
 

@@ -1,4 +1,4 @@
-"""What one client can take of the broker: each limit is a setting, and what is refused is said."""
+"""Limits for one client of the broker: each is a setting, and the broker logs what it refuses."""
 
 import socket
 import subprocess
@@ -42,16 +42,16 @@ class Broker:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Its log so far."""
         return self._log.read_text()
 
     def connect(self) -> socket.socket:
-        """A connection that says nothing yet."""
+        """A TCP connection that has not sent anything yet."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
     @contextmanager
     def client(self, user: str, client_id: str = "", received: list[bytes] | None = None) -> Iterator[mqtt.Client]:
-        """Raw paho, connected, and what it receives; with a client id it has a session that stays."""
+        """A connected client of raw paho; with a client id, its session persists."""
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
         client.username_pw_set(user, f"{user}-secret")
         answered: list[ReasonCode] = []
@@ -67,7 +67,7 @@ class Broker:
         client.loop_stop()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the broker."""
         self._process.terminate()
         self._process.wait(10)
 
@@ -90,7 +90,7 @@ def new_broker(tmp_path: Path) -> Iterator[NewBroker]:
 
 
 def bytes_taken(connection: socket.socket, of: int) -> int:
-    """How many bytes the other side takes before it closes."""
+    """The number of bytes that the other side accepts before it closes."""
     sent, chunk = 0, bytes(65_536)
     with suppress(ConnectionError):
         while sent < of:
@@ -99,7 +99,7 @@ def bytes_taken(connection: socket.socket, of: int) -> int:
 
 
 def remaining_length(value: int) -> bytes:
-    """As a Variable Byte Integer (MQTT 5.0, 1.5.5)."""
+    """Encodes a length as a Variable Byte Integer (MQTT 5.0, 1.5.5)."""
     encoded = b""
     while value >= 128:
         encoded += bytes([value % 128 | 128])
@@ -117,12 +117,12 @@ def test_a_huge_connect_of_a_stranger_is_refused_early(new_broker: NewBroker) ->
 
 @contextmanager
 def published(client: mqtt.Client, size: int) -> Iterator[tuple[list[ReasonCode], list[ReasonCode]]]:
-    """What the broker says to a reading whose packet has so many bytes: acknowledgements and disconnections."""
+    """Publishes a packet of so many bytes; yields the broker's acknowledgements and disconnections."""
     acknowledged: list[ReasonCode] = []
     disconnected: list[ReasonCode] = []
     client.on_publish = lambda *arguments: acknowledged.append(arguments[3])
     client.on_disconnect = lambda *arguments: disconnected.append(arguments[3])
-    # One byte says what packet it is, then: its length, the topic with its length, packet id, no properties.
+    # The packet type (1 byte), the remaining length, the topic with its length, the packet id, and no properties.
     header = 1 + len(remaining_length(size)) + 2 + len(TOPIC) + 2 + 1
     client.publish(TOPIC, bytes(size - header), qos=1)
     eventually(lambda: acknowledged or disconnected)

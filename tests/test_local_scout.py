@@ -1,4 +1,4 @@
-"""The path to Scout: tokens, the gateway that checks them, and what happens without them."""
+"""The path to Scout: tokens, the gateway that checks them, and requests without a token."""
 
 import re
 import time
@@ -55,7 +55,7 @@ def test_the_gateway_refuses_an_expired_token_and_one_for_others(stack: Stack, c
 
 
 def scout_values(stack: Stack, **changed: str) -> dict[str, str]:
-    """The four values, for a stack that uses another one's local Scout as its Scout."""
+    """The four values for a stack whose Scout is another stack's local Scout."""
     settings = stack.settings
     return {
         "SCOUT_CLIENT_ID": settings.local_scout_client_id,

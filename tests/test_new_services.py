@@ -1,4 +1,4 @@
-"""The services that ``make new-service`` made, as parts of a running stack."""
+"""Services made by ``make new-service``, as parts of a running stack."""
 
 import re
 
@@ -11,7 +11,7 @@ from stack.trace import Span, children, roots
 
 @pytest.mark.parametrize("service", new_services(), ids=lambda service: service.name)
 def test_what_it_does_with_a_reading_is_part_of_the_readings_trace(stack: Stack, service: Service) -> None:
-    # The trace meets the contract, which leaves new services out.
+    # The trace meets the contract, which ignores new services.
     done = stack.run("verify")
     assert done.returncode == 0, done.stdout + done.stderr
     (trace_id,) = re.findall(r"One reading, one trace: \S+/([0-9a-f]{32})", done.stdout)

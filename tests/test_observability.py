@@ -1,7 +1,7 @@
 """Metrics, alerts and dashboards.
 
-The files by the word of promtool and of Grafana's published types, and each expression in them by the word of a
-Prometheus that holds what a stack has measured.
+promtool and Grafana's published types check the files. A Prometheus with the measurements of a stack evaluates each
+expression in them.
 """
 
 import json
@@ -33,14 +33,14 @@ RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]
 ]
 ALERTS = {rule["alert"]: rule for rule in RULES}
-# One for each query of each panel, by dashboard, panel and legend.
+# The target of each query of each panel, by dashboard, panel and legend.
 QUERIES = {
     (uid, panel["title"], panel["type"], target["legendFormat"]): target
     for uid, dashboard in DASHBOARDS.items()
     for panel in dashboard["panels"]
     for target in panel["targets"]
 }
-# What Grafana makes of its macros: four scrapes at least, and half an hour.
+# The values that Grafana gives its macros: at least four scrapes, and half an hour.
 MACROS = {"$__rate_interval": "20s", "$__range": "30m"}
 
 
@@ -174,7 +174,7 @@ def test_the_data_sources_are_those_of_the_backends() -> None:
 
 
 class Metrics:
-    """Asks a running Prometheus."""
+    """Queries a running Prometheus."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -214,7 +214,7 @@ def reading(device_id: str) -> str:
 
 @pytest.fixture(scope="module")
 def metrics(new_shared_stack: Callable[..., Stack]) -> Metrics:
-    """A Prometheus that has seen ordinary readings, one without a context, and one that is none."""
+    """A Prometheus that has seen ordinary readings, one without a context, and an invalid one."""
     stack = new_shared_stack(BACKENDS="prometheus", OTEL_METRIC_EXPORT_INTERVAL="1000", SILENT_SECONDS="8", DEVICES="4")
     stack.up()
     metrics = Metrics(stack)
@@ -224,12 +224,12 @@ def metrics(new_shared_stack: Callable[..., Stack]) -> Metrics:
     eventually(lambda: metrics.number("readings", "Dead letters") == 1, 60)
     # These two sensors send no more.
     eventually(lambda: metrics.number("readings", "Silent sensors") == 2, 60)
-    # A whole window of rates.
+    # The rates have a whole window.
     eventually(lambda: 1 < metrics.number("readings", "Readings per second") < 4, 60)
     return metrics
 
 
-# Nothing has failed there, and nothing was dropped.
+# Queries without data, because no such failure or drop has happened.
 WITHOUT_DATA = {
     ("readings", "Errors", "publish: {{error_type}}"),
     ("readings", "Errors", "retry: {{error_type}}"),
@@ -265,7 +265,7 @@ def test_the_counts_are_those_of_the_traffic(metrics: Metrics) -> None:
     def rates() -> list[float]:
         return [rate for ((_, rate),) in metrics.panel("readings", "Readings").values()]
 
-    # A busy machine may hold readings up for a moment.
+    # A busy machine may delay readings for a moment.
     eventually(lambda: all(1 < rate < 4 for rate in rates()))
 
 
@@ -309,7 +309,7 @@ def test_prometheus_evaluates_each_alert_and_fires_those_that_it_should(metrics:
     assert found["MissingContext"] == [({"service_name": "consumer"}, 2)]
     assert found["DeadLetters"] == [({"error_type": "422"}, 1)]
     assert found["SilentSensors"] == [({}, 2)]
-    # Silent sensors have a minute to come back.
+    # The alert for silent sensors fires a minute later.
     firing = {"MissingContext": "firing", "DeadLetters": "firing"}
     eventually(lambda: firing.items() <= states().items() and states()["SilentSensors"] != "inactive")
     assert {name for name, state in states().items() if state != "inactive"} == wrong
@@ -348,7 +348,7 @@ def test_an_exemplar_leads_to_its_trace_in_the_viewer(title: str, kind: str, met
 
 @contextmanager
 def refusing(port: int) -> Iterator[None]:
-    """A backend that refuses for good whatever it is sent."""
+    """A backend that permanently refuses everything."""
 
     class Refuse(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -356,7 +356,7 @@ def refusing(port: int) -> Iterator[None]:
             self.send_error(400)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name there)
-            """Nothing: it would go to the tests' output."""
+            """Logs nothing, because it would go to the tests' output."""
 
     with HTTPServer(("127.0.0.1", port), Refuse) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""No reading is lost while a part is away, full or slow: as test_delivery.py, with a stack for each test."""
+"""No reading is lost while a part is away, full or slow. Like test_delivery.py, but each test has its own stack."""
 
 import contextlib
 import http.server
@@ -110,7 +110,7 @@ def test_the_broker_is_absent_at_the_start_and_knows_nobody_when_it_comes(
     stack.runtime.down()
 
 
-# Longer than the first pauses between two tries to export.
+# Longer than the first pauses between two export attempts.
 @pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.long)])
 def test_the_collector_is_away(new_stack: NewStack, seconds: float) -> None:
     stack = new_stack(NotingStack, DEVICES="10", INTERVAL_SECONDS="1")
@@ -123,7 +123,7 @@ def test_the_collector_is_away(new_stack: NewStack, seconds: float) -> None:
     throughout(seconds, lambda: {dict(states(stack))[name] for name in SERVICES} == {"healthy"})
     stack.start_part("collector")
     returned, before = time.time_ns(), len(ledger.processed())
-    # Longer than the longest pause between two tries to export.
+    # Longer than the longest pause between two export attempts.
     eventually(lambda: len(ledger.processed()) > before + 150, 60)
     eventually(lambda: stack.whole_traces(returned) > 50)
     assert {name: stack.pid(name) for name in SERVICES} == running
@@ -140,7 +140,7 @@ def test_the_collector_is_away(new_stack: NewStack, seconds: float) -> None:
 
 @contextmanager
 def onlooker(stack: Stack) -> Iterator[set[str]]:
-    """The readings that the broker delivers, whatever becomes of it: Mosquitto restores a session like this one."""
+    """The readings that the broker delivers, even if it restarts: Mosquitto restores a session like this one."""
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = 3600
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="onlooker", protocol=mqtt.MQTTv5)
@@ -184,7 +184,7 @@ def test_the_producer_drops_what_its_buffer_cannot_hold_and_says_how_much(
         return list(map(int, re.findall(r"takes messages again; (\d+) were dropped", log())))
 
     with onlooker(stack) as arrived:
-        # From its first reading on, so that all are counted.
+        # Restarts the producer, so that all its readings are counted.
         stack.stop_part("producer")
         arrived.clear()
         stack.start_part("producer")
@@ -196,9 +196,9 @@ def test_the_producer_drops_what_its_buffer_cannot_hold_and_says_how_much(
             eventually(lambda before=before: log().count("dropping messages") > before)
             if outage < 3:
                 stack.start_part("mosquitto")
-                # While it empties, so small a buffer may fill up again.
+                # Such a small buffer may fill up again while it empties.
                 eventually(lambda: len(said()) >= log().count("dropping messages"), 60)
-        # Now it is told to stop before the broker is back.
+        # This time the producer is stopped before the broker is back.
         stack.stop_part("producer")
         accepted, dropped = map(int, re.findall(r"stopping after (\d+) readings; (\d+) more were dropped", log())[-1])
         unsent = int(re.findall(r"did not acknowledge (\d+) readings in time", log())[-1])
@@ -220,11 +220,11 @@ def test_the_broker_is_killed(new_stack: NewStack) -> None:
     stack.up()
     ledger = Ledger(stack)
     stack.stop_part("consumer")  # so that the broker holds readings when it is killed
-    time.sleep(4)  # readings that its store may or may not have
+    time.sleep(4)  # readings that the broker's store may or may not have
     os.kill(stack.pid("mosquitto"), signal.SIGKILL)
     eventually(lambda: ("mosquitto", "healthy") in states(stack))
     stack.start_part("consumer")
-    time.sleep(2)  # readings after it
+    time.sleep(2)  # readings after the restart
     stack.stop_part("producer")
     sent = producers_sent(stack)
     last = -1
@@ -233,7 +233,7 @@ def test_the_broker_is_killed(new_stack: NewStack) -> None:
         time.sleep(3)
     lost = sent - len(ledger.processed())
     print(f"sent {sent}, processed {len(ledger.processed())}, lost {lost}")
-    # Mosquitto forgets what came since it last wrote its store: each second, later on a busy machine.
+    # Mosquitto loses what came since it last wrote its store: it writes each second, later on a busy machine.
     assert 0 <= lost <= 5 * 50
     stack.runtime.down()
 
@@ -245,7 +245,7 @@ def test_the_network_of_the_consumer_stalls(new_stack: NewStack) -> None:
     publisher.send(10)
     publisher.ledger.settle()
     consumer, broker = stack.pid("consumer"), stack.pid("mosquitto")
-    os.kill(broker, signal.SIGSTOP)  # the connection stands, and nothing comes
+    os.kill(broker, signal.SIGSTOP)  # the connection stays open, but nothing arrives
     try:
         eventually(lambda: "stopping: " in stack.runtime.log_text("consumer"), 60)
     finally:
@@ -258,7 +258,7 @@ def test_the_network_of_the_consumer_stalls(new_stack: NewStack) -> None:
 
 
 class RecordingEcho(http.server.BaseHTTPRequestHandler):
-    """Takes its time, now more and now less, and notes what it got in which order."""
+    """Answers after different delays, and notes the order in which requests came."""
 
     received: list[dict[str, Any]]
 
@@ -322,7 +322,7 @@ def test_the_disk_of_the_broker_is_full(new_stack: NewStack) -> None:
 
 
 class SelectiveEcho(http.server.BaseHTTPRequestHandler):
-    """Fails for one device, at once or as a time-out does, and notes how old the readings of the others are."""
+    """Fails for one device, at once or by a time-out, and notes how old the readings of the others are."""
 
     protocol_version = "HTTP/1.1"
     seconds: float
@@ -346,7 +346,7 @@ class SelectiveEcho(http.server.BaseHTTPRequestHandler):
         pass
 
 
-# By the default settings; a time-out takes ECHO_TIMEOUT_SECONDS.
+# With the default settings; a time-out takes ECHO_TIMEOUT_SECONDS.
 @pytest.mark.alone
 @pytest.mark.parametrize(
     ("seconds", "devices"),
@@ -378,14 +378,14 @@ def test_a_device_that_always_fails_does_not_hold_up_the_others(
         f"{devices} devices, failing after {seconds} s: p99 without {p99[0]:.3f} s, with {p99[1]:.3f} s, "
         f"dead letters {sum(publisher.ledger.dead_lettered().values())} of 20"
     )
-    # A machine with much else to do is late without the device, too.
+    # A busy machine is late even without the failing device.
     assert p99[1] < p99[0] + 2.0
     publisher.close()
     stack.runtime.down()
 
 
 def waiting(buffer: Path) -> int:
-    """How many messages are in the producer's buffer on disk, by a copy: the producer has locked it."""
+    """The number of messages in the producer's buffer on disk; reads a copy, because the producer has locked it."""
     with tempfile.TemporaryDirectory() as folder:
         for file in buffer.parent.glob(f"{buffer.name}*"):
             shutil.copy(file, folder)
@@ -409,7 +409,7 @@ def test_the_producer_is_killed_with_1000_readings_in_its_buffer_and_the_broker_
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: stack.pid("producer") not in (0, pid))
     stack.start_part("mosquitto")
-    # Some of its second life as well, of each of its devices.
+    # At least the first reading of each device after the restart has arrived too.
     eventually(lambda: Counter(device for _, device, number in ledger.taken() if number == "1").total() == 40, 60)
     assert len(ledger.processed()) > before + 1000
     stack.stop_part("producer")
@@ -417,7 +417,7 @@ def test_the_producer_is_killed_with_1000_readings_in_its_buffer_and_the_broker_
     for _, device, number in ledger.taken():
         numbers[device].append(int(number))
     for device, of_device in numbers.items():
-        # Of both lives of the producer: each in order, from 1 on, without a gap.
+        # Before and after the restart of the producer: each in order, from 1 on, without a gap.
         second = of_device.index(1, 1)
         for life in (of_device[:second], of_device[second:]):
             assert life == list(range(1, len(life) + 1)), device

@@ -19,7 +19,7 @@ TEXT = "{http://www.w3.org/2000/svg}text"
 
 @pytest.mark.timeout(480)
 def test_the_viewers_page_shows_every_span_of_the_reading(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
-    # One of its own: beside the traces of other tests, the search showed no details within 90 s.
+    # Its own stack: among the traces of other tests, the search showed no details within 90 s.
     stack = new_stack()
     stack.up()
     command = [sys.executable, str(ROOT / "docs" / "screenshots.py"), str(tmp_path)]
@@ -28,7 +28,7 @@ def test_the_viewers_page_shows_every_span_of_the_reading(new_stack: Callable[..
     for picture in ("trace.png", "missing-context.png", "log.png"):
         assert (tmp_path / picture).stat().st_size > 20_000
 
-    # The same stack, drawn from its traces and recorded.
+    # The service map and the recording come from the same stack.
     for script in ("service_map", "recording"):
         command = [sys.executable, str(ROOT / "docs" / f"{script}.py"), str(tmp_path)]
         subprocess.run(command, env=stack.environment, check=True, timeout=60)
@@ -40,7 +40,7 @@ def test_the_viewers_page_shows_every_span_of_the_reading(new_stack: Callable[..
 
 
 def texts(picture: Path) -> list[str]:
-    """What is written in an SVG."""
+    """The texts in an SVG."""
     return ["".join(element.itertext()).replace("\xa0", " ") for element in ElementTree.parse(picture).iter(TEXT)]  # noqa: S314 (our own)
 
 

@@ -1,4 +1,4 @@
-"""Sampling keeps or drops whole traces, and no reading is lost with them."""
+"""Sampling keeps or drops whole traces, but never loses a reading."""
 
 import json
 import re
@@ -13,7 +13,7 @@ READINGS = 80
 
 
 def processed(stack: Stack) -> int:
-    """How many readings the consumer has processed, according to its log."""
+    """The number of readings that the consumer has processed, according to its log."""
     return len(re.findall("processed reading", stack.runtime.log_text("consumer")))
 
 
@@ -23,16 +23,16 @@ def test_a_ratio_at_the_producer_decides_for_the_whole_trace(new_stack: Callable
     since = time.time_ns()
     stack.up()
     eventually(lambda: processed(stack) >= READINGS)
-    # Whatever the ratio: what `make verify` asks about is always traced.
+    # The reading of `make verify` is always traced, whatever the ratio.
     verified = [stack.run("verify").returncode for _ in range(4)]
     assert verified == [0] * 4
-    # The producer ends first: what it has sent goes all the way before the others do.
+    # The producer ends first, so that its readings reach echo before the others end.
     for part in ("producer", "consumer", "echo"):
         stack.stop_part(part)
     count = processed(stack) - len(verified)
     traces = [stack.viewer.trace(trace_id) for trace_id in stack.viewer.trace_ids(since, time.time_ns())]
     assert all(is_whole(spans) for spans in traces)
-    # Half of them, give or take five standard deviations.
+    # Half of them, within five standard deviations.
     assert abs(len(traces) - len(verified) - count / 2) < 5 * (count / 4) ** 0.5
 
 
@@ -45,7 +45,7 @@ def test_tail_sampling_keeps_errors_and_missing_contexts(new_stack: Callable[...
     lost = str(uuid4())
     payload = json.dumps(reading(message_id=lost, device_id="legacy-001"))
     stack.publish_with_mosquitto_pub("sensors/legacy-001/reading", payload, "-V", "mqttv311")
-    # Connected, but echo refuses it: the span is an error, and the whole trace is kept for it.
+    # It has a context, but echo refuses it: the span is an error, so the whole trace is kept.
     failed = str(uuid4())
     context = ["-D", "publish", "user-property", "traceparent", f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"]
     payload = json.dumps({"message_id": failed})
@@ -58,7 +58,7 @@ def test_tail_sampling_keeps_errors_and_missing_contexts(new_stack: Callable[...
     )
     assert error.status == "Error"
 
-    # Decided one by one, in order: by now those before them have been dropped.
+    # The decisions are made in order, so by now the traces before these have been dropped.
     kept = {
         span.name for trace_id in stack.viewer.trace_ids(since, time.time_ns()) for span in stack.viewer.trace(trace_id)
     }

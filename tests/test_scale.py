@@ -1,4 +1,4 @@
-"""Several consumers share the readings: each is processed by one of them, and the death of one loses none."""
+"""Several consumers share the readings: one of them processes each reading, and none is lost if a consumer dies."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def publisher(shared_stack: NotingStack) -> Iterator[Publisher]:
 
 
 def shares(publisher: Publisher) -> list[int]:
-    """How many of the readings each consumer has processed."""
+    """The number of the readings that each consumer has processed."""
     sent, stack = set(publisher.ledger.sent), publisher.ledger.stack
     assert isinstance(stack, NotingStack)
     logs = [stack.runtime.log_text(name) for name in CONSUMERS]
@@ -55,7 +55,7 @@ def test_one_of_three_is_ended_with_readings_under_way(
     shared_stack: NotingStack, publisher: Publisher, sign: signal.Signals
 ) -> None:
     pid = shared_stack.pid("consumer-2")
-    shared_stack.stop_part("echo")  # so that all of them are still under way
+    shared_stack.stop_part("echo")  # so that no reading is finished
     publisher.send(500)
     os.kill(pid, sign)
     eventually(lambda: shared_stack.pid("consumer-2") not in (0, pid))
@@ -109,7 +109,7 @@ def test_the_broker_is_started_again_under_two_consumers(new_stack: NewStack) ->
     for name in CONSUMERS[:2]:
         stack.stop_part(name)
     stack.start_part("mosquitto")
-    # Mosquitto has their sessions, but not their shared subscriptions.
+    # Mosquitto has restored their sessions, but not their shared subscriptions.
     eventually(lambda: "nobody is subscribed" in stack.runtime.log_text("producer"), 60)
     for name in CONSUMERS[:2]:
         stack.start_part(name)
@@ -126,12 +126,12 @@ def test_the_broker_is_started_again_under_two_consumers(new_stack: NewStack) ->
 
 
 def with_one(stack: Stack) -> NotingStack:
-    """The same stack, with one consumer."""
+    """The same stack with one consumer."""
     return NotingStack(stack.settings.run_dir, **stack.values | {"CONSUMERS": "1"})
 
 
 def test_from_three_consumers_to_one_loses_nothing(shared_stack: NotingStack, publisher: Publisher) -> None:
-    """Runs last: the stack has one consumer then."""
+    """Runs last, because it leaves the stack with one consumer."""
     shared_stack.stop_part("echo")
     publisher.send(900)  # more than the broker sends ahead, so each session holds some
     ledger = publisher.ledger
@@ -147,7 +147,7 @@ def test_from_three_consumers_to_one_loses_nothing(shared_stack: NotingStack, pu
     assert ledger.twice() == 0
     assert not ledger.dead_lettered()
 
-    # All that is new goes to the one that is there, and nobody else has a session.
+    # All new readings go to the remaining consumer, and no other session exists.
     later = Publisher(one)
     later.send(100)
     later.ledger.settle()

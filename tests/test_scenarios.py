@@ -1,4 +1,4 @@
-"""MQTT 3.1.1, batches and traces that are not trusted, end to end."""
+"""MQTT 3.1.1, batches and untrusted traces, end to end."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from harness import Stack, eventually
 from stack.trace import roots
 
 
-# At a broker without MQTT 5 the consumer speaks 3.1.1 too.
+# With a broker without MQTT 5, the consumer uses 3.1.1 too.
 @pytest.mark.parametrize("of_consumer", ["5", "3.1.1"])
 def test_mqtt_3_1_1_with_the_json_envelope_gives_connected_traces(
     new_stack: Callable[..., Stack], of_consumer: str
@@ -50,7 +50,7 @@ def test_a_batch_is_one_span_with_a_link_to_each_publish_span(new_stack: Callabl
         assert done.returncode == 0, done.stdout + done.stderr
         return re.findall(r"processed in a batch of (\d+), by the span process in trace ([0-9a-f]{32})", done.stdout)
 
-    # A reading may be the only one that came in time, or one of a batch that failed.
+    # Tries again if the reading was alone in its batch, or if its batch failed.
     (linked,) = eventually(linked_to, 60)
     count, trace_id = int(linked[0]), linked[1]
     assert 2 <= count <= 5

@@ -27,7 +27,7 @@ from stack.settings import ROOT
 SCHEMA = ROOT / "packages" / "telemetry" / "schema"
 REGISTRY = Registry(SCHEMA)
 
-# In the schema, but not in this run.
+# In the schema, but not emitted in this run.
 NOT_HERE: dict[tuple[str, str], str] = {
     ("producer span", "messaging.mqtt.retain"): "the producer publishes no retained readings",
     **{
@@ -64,7 +64,7 @@ NOT_HERE: dict[tuple[str, str], str] = {
     },
     **{("log record", f"exception.{name}"): "nothing unforeseen" for name in ("type", "message", "stacktrace")},
 }
-# The SDK writes a string where the conventions want a boolean.
+# The SDK writes a string, but the conventions require a boolean.
 DEVIATIONS: dict[Fact, Fact] = {
     ("event exception", "exception.escaped", "boolean"): ("event exception", "exception.escaped", "string"),
 }
@@ -79,7 +79,7 @@ def value_type(value: AnyValue) -> str:
 
 
 def facts_of(what: str, attributes: Iterable[KeyValue]) -> Iterator[Fact]:
-    """The attributes of one item and their types; and those that it lacks."""
+    """The attributes of one item with their types, and those that it lacks."""
     found = {attribute.key: attribute.value for attribute in attributes}
     for name, value in found.items():
         yield what, name, value_type(value)
@@ -167,7 +167,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
     def has(*fact: str) -> bool:
         return fact in facts_in(recorder)
 
-    # A batch with one of these is taken apart, so each has its own process span.
+    # A batch with one of these is split, so each has its own process span.
     for traceparents in ([], [traceparent.replace("00-", "ff-", 1)], [traceparent, traceparent[:-1] + "0"]):
         publish("sensors/legacy/reading", "no JSON", *with_property("traceparent", *traceparents))
     publish("sensors/legacy/reading", "no JSON", *with_property("Traceparent", traceparent))
@@ -179,9 +179,9 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
 
     eventually(enveloped)
 
-    # Readings pile up: the consumer leaves some unacknowledged, and comes back to batches.
+    # Readings pile up: the consumer leaves some unacknowledged, and gets batches when it is back.
     stack.stop_part("echo")
-    # No JSON, no batch: this one comes again on its own.
+    # This message is not JSON, so it cannot be in a batch and is retried alone.
     publish("sensors/broken/reading", "no JSON", *with_property("traceparent", traceparent))
     eventually(lambda: any("ConnectionError" in str(source) for source in recorder.spans))
     eventually(lambda: has("metric mqtt_delivery.consumer.retries", "error.type", "string"))
@@ -200,7 +200,7 @@ def live_through_everything(stack: Stack, recorder: Recorder) -> None:
 
     stack.stop_part("mosquitto")
     eventually(lambda: "dropping messages" in log_of("producer"))
-    # It forgets the consumer's session.
+    # The broker forgets the consumer's session.
     shutil.rmtree(stack.settings.run_dir / "mosquitto" / "data")
     stack.start_part("mosquitto")
     eventually(lambda: "takes messages again" in log_of("producer"))
@@ -213,7 +213,7 @@ def listed(facts: Iterable[Fact]) -> str:
 
 @pytest.fixture(scope="module")
 def emitted(new_shared_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory) -> set[Fact]:
-    """What a stack has emitted in its life."""
+    """Everything that a stack has emitted."""
     with recording() as recorder:
         stack = new_shared_stack(
             MQTT_JSON_ENVELOPE="1",
@@ -267,7 +267,7 @@ def test_our_own_names_are_namespaced_as_the_conventions_want() -> None:
     libraries = set(REGISTRY.defined_in("registry.libraries"))
     names = [*(REGISTRY.definitions.keys() - libraries), *(what for what in REGISTRY.emitted if " " in what)]
     wrong = [name for name in names if not re.fullmatch(r"([a-z]+ )?[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name)]
-    # They have no namespace: the conventions' own, spans that are told by their kind, and the sample's metric.
+    # Names without a namespace: the conventions' own, spans identified by their kind, and the sample's metric.
     unnamed = [f"{group.span_kind} span" for group in REGISTRY.of(SpanGroup)]
     assert sorted(set(wrong) - {"event exception", "log record", "metric message_count", *unnamed}) == []
 
@@ -285,7 +285,7 @@ def test_metrics_of_the_conventions_have_their_instruments_and_units() -> None:
                 theirs[values["name"]] = (instrument, values["unit"])
     ours = {group.metric_name: (group.instrument, group.unit) for group in REGISTRY.of(MetricGroup)}
     different = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
-    # opentelemetry-instrumentation-system-metrics gives them no unit.
+    # opentelemetry-instrumentation-system-metrics emits these without a unit.
     assert different == {"process.open_file_descriptor.count", "process.thread.count"}
     assert len(ours.keys() & theirs.keys()) == 14
 

@@ -1,4 +1,4 @@
-"""Every wrong value of every variable of every service is one clear line."""
+"""Every wrong value of every variable of every service is reported in one clear line."""
 
 import typing
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def test_an_authority_that_cannot_be_read_is_one_line_and_exit_2(
         case _:
             pass
     monkeypatch.setenv("MQTT_CA_FILE", str(file))
-    load_settings(settings)  # without TLS nobody reads it
+    load_settings(settings)  # without TLS the file is not read
     monkeypatch.setenv("MQTT_TLS", "1")
     with pytest.raises(SystemExit) as stopped:
         load_settings(settings)

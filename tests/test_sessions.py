@@ -1,4 +1,4 @@
-"""Whose session is it: a user of the broker has the rights of its own, and no way into what is another's."""
+"""A user of the broker has only its own rights, and cannot get into another user's session."""
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -42,12 +42,12 @@ class Stranger:
         eventually(lambda: self.answers)
 
     def subscribe(self, topic_filter: str) -> ReasonCode:
-        """Asks for a subscription; returns the broker's answer."""
+        """Subscribes; returns the broker's answer."""
         self._client.subscribe(topic_filter, qos=1)
         return eventually(lambda: self.subscribed)[-1]
 
     def close(self) -> None:
-        """Leaves."""
+        """Disconnects."""
         self._client.disconnect()
         self._client.loop_stop()
 

@@ -1,4 +1,4 @@
-"""``make trace`` and ``make watch`` show what the backend holds, in 80 columns."""
+"""``make trace`` and ``make watch`` show the traces of the backend in 80 columns."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_trace_shows_the_batch_that_a_reading_was_processed_in(new_stack: Callab
     stack.up()
 
     def linked() -> tuple[str, str] | None:
-        # The producer's spans may come after the consumer's that are linked to them.
+        # The producer's spans may arrive after the consumer's spans, which have links to them.
         arrived = stack.viewer.trace_ids(0, time.time_ns())
         for trace_id in arrived:
             for span in stack.viewer.trace(trace_id):
@@ -87,7 +87,7 @@ def test_trace_shows_the_batch_that_a_reading_was_processed_in(new_stack: Callab
     assert f"trace {batch} " in done.stdout
     assert f"link to trace {published}" in done.stdout
 
-    # Once it has stopped, and what it sent has arrived, the backend is made to forget.
+    # The backend is emptied when the producer has stopped and its readings have arrived.
     for part in ("producer", "consumer"):
         stack.stop_part(part)
     forget = {"jsonrpc": "2.0", "id": 1, "method": "clearTraces"}
@@ -121,7 +121,7 @@ def test_watch_shows_each_new_trace_until_interrupted(stack: Stack, tmp_path: Pa
             env=stack.environment,
             stdout=file,
             stderr=file,
-            # A shell's background jobs, as which the tests may run, hand down that Ctrl-C is ignored.
+            # The tests may run as a background job of a shell, whose child processes ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:

@@ -1,4 +1,4 @@
-"""A steady load leaves the memory of the services as it was, and loses nothing."""
+"""Under a steady load, the memory of the services does not grow, and nothing is lost."""
 
 import psutil
 import pytest
@@ -7,9 +7,9 @@ from harness import eventually
 from ledger import Ledger, NewStack, NotingStack, producers_sent
 
 SERVICES = ("producer", "consumer", "echo")
-# Readings, a hundred a second.
+# Numbers of readings, at a hundred a second.
 WARM_UP, LOAD = 3_000, 15_000
-# Of each service, in bytes: allocators keep some of what a busy second needed.
+# Bytes per service: allocators keep some of the memory that a busy second needed.
 MOST_GROWTH = 12 * 2**20
 
 

@@ -1,8 +1,8 @@
-"""What a web page that a developer visits, and other strangers, can do to the stack on their machine: nothing.
+"""A web page that a developer visits, or another stranger, can do nothing to the stack on the developer's machine.
 
-A page of another origin sends a request as any program does; what it may read of the answer is up to the answer's
-headers (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol). By DNS rebinding a page becomes of the stack's own
-origin: its domain leads to 127.0.0.1, and only the Host header still says whose page it is.
+A page of another origin can send requests like any program; the headers of the answer decide whether it may read the
+answer (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol). By DNS rebinding, a page gets the stack's own origin:
+its domain resolves to 127.0.0.1, and only the Host header still shows its domain.
 """
 
 import json
@@ -25,7 +25,7 @@ FOREIGN = "http://evil.example"
 
 
 def page_asks(port: int, path: str, *, origin: str | None = None, host: str | None = None) -> requests.Response:
-    """What a page's request is answered: a GET, or to the viewer's interface a POST that needs no permission before."""
+    """The answer to a page's request: a GET, or for the viewer's API a POST that needs no preflight request."""
     given = {"Origin": origin, "Host": host and f"{host}:{port}"}
     headers = {name: value for name, value in given.items() if value}
     if path == "/rpc":
@@ -81,7 +81,7 @@ def test_a_page_of_another_origin_is_not_told_that_it_may_send(stack: Stack) -> 
 
 
 def test_a_page_of_another_origin_sends_no_span(stack: Stack) -> None:
-    # Without asking before, a page may send text only.
+    # Without a preflight request, a page may send only text.
     for port in (stack.settings.otlp_http_port, stack.settings.viewer_otlp_http_port):
         headers = {"Origin": FOREIGN, "Content-Type": "text/plain"}
         answer = requests.post(local_url(port, "/v1/traces"), data='{"resourceSpans": []}', headers=headers, timeout=5)
@@ -89,7 +89,7 @@ def test_a_page_of_another_origin_sends_no_span(stack: Stack) -> None:
 
 
 def open_ports(stack: Stack) -> set[str]:
-    """Which of the Collector's extras somebody can connect to."""
+    """The Collector's extras whose ports accept connections."""
     settings = stack.settings
     ports = {
         "zipkin": settings.zipkin_receiver_port,
@@ -118,7 +118,7 @@ def test_what_answers_whoever_asks_is_there_for_who_asks_for_it(new_stack: Calla
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Whether the other end still holds a connection that it has not answered."""
+    """Tells whether the other end keeps a connection open without having answered."""
     try:
         return connection.recv(65_536) != b""
     except BlockingIOError:
@@ -168,7 +168,7 @@ def test_connections_are_bounded(stack: Stack) -> None:
         ]
         for connection in connections:
             connection.setblocking(False)
-        # What is too much is gone at once, and the others are when their time is up.
+        # Excess connections are closed at once, the others when their time is up.
         eventually(lambda: sum(map(is_open, connections)) <= 1.5 * CONNECTIONS, REQUEST_SECONDS - 1)
         eventually(lambda: not any(map(is_open, connections)), REQUEST_SECONDS + 10)
     assert requests.get(local_url(port, "/healthz"), timeout=5).status_code == 200
@@ -176,7 +176,7 @@ def test_connections_are_bounded(stack: Stack) -> None:
 
 @pytest.fixture
 def hostile(stack: Stack) -> str:
-    """What the consumer logs while it handles messages that are made to be logged."""
+    """The consumer's log after messages that try to forge log lines."""
     begun = len(stack.runtime.log_text("consumer"))
     marks = [f"mark-{uuid4()}" for _ in HOSTILE_IDS]
     for mark, hostile_id in zip(marks, HOSTILE_IDS, strict=True):

@@ -1,4 +1,4 @@
-"""What ``make new-service`` and ``copier copy`` make works, and is traced, from the first run."""
+"""Services from ``make new-service`` and ``copier copy`` work, and are traced, from the first run."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from stack.part import local_url
 from stack.settings import ROOT
 from stack.trace import children, roots
 
-# It installs and tests whole projects.
+# These tests install and test whole projects.
 pytestmark = pytest.mark.stack
 
 BIN = Path(sys.executable).parent
@@ -31,13 +31,13 @@ TRACED = "test_what_it_does_with_a_reading_is_part_of_the_readings_trace"
 
 
 def clean(**more: str) -> dict[str, str]:
-    """This environment without coverage, which a project of its own is not measured with."""
+    """This environment without coverage, which does not measure generated projects."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
     return {**environment, "PATH": f"{BIN}{os.pathsep}{environment['PATH']}", **more}
 
 
 def installed(folder: Path, *projects: Path) -> Path:
-    """Makes packages importable that are not in the virtual environment; without a network."""
+    """Makes packages importable that are not in the virtual environment, without a network."""
     command = [f"{BIN}/uv", "pip", "install", "--quiet", "--offline", "--python", sys.executable, "--no-deps"]
     options = ["--no-build-isolation", "--target", str(folder)]
     subprocess.run([*command, *options, *map(str, projects)], env=clean(), check=True, timeout=60)
@@ -45,18 +45,18 @@ def installed(folder: Path, *projects: Path) -> Path:
 
 
 def sh_blocks(document: Path) -> list[str]:
-    """The commands that a document shows."""
+    """The commands in a document."""
     return re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.M | re.S)
 
 
 @dataclass
 class Workspace:
-    """A copy of this workspace; its virtual environment borrows what the original's has installed."""
+    """A copy of this workspace; its virtual environment uses the packages installed in the original's."""
 
     folder: Path
 
     def make_environment(self) -> None:
-        """Makes the virtual environment; the copy's packages are found in the copy, those of others in the original."""
+        """Makes the virtual environment; it finds our packages in the copy, all others in the original."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=self.folder, check=True)
         (installed,) = self.folder.glob(".venv/lib/python*/site-packages")
         sources = [*self.folder.glob("*/src"), *self.folder.glob("*/*/src")]
@@ -64,7 +64,7 @@ class Workspace:
         (installed / "workspace.pth").write_text("".join(f"{path}\n" for path in paths))
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command there."""
+        """Runs a command in the copy."""
         return subprocess.run(
             command,
             cwd=self.folder,
@@ -76,25 +76,25 @@ class Workspace:
         )
 
     def new_service(self, *answers: str) -> subprocess.CompletedProcess[str]:
-        """What a user types; the virtual environment counts as ready, so that it does not come to point here."""
+        """Runs what a user types; the virtual environment counts as ready, so that it is not installed again."""
         return self.run("make", "--old-file", ".venv/ready", "new-service", *answers)
 
     def state(self) -> dict[str, bytes]:
-        """Each file and what is in it."""
+        """The content of each file."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         return {str(path): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A copy with a service of either kind."""
+    """A copy with a service of each kind."""
     folder = tmp_path_factory.mktemp("workspace")
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in names.rstrip("\0").split("\0"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    # Tests ask git for the files of the project.
+    # Tests list the project's files by git.
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     workspace = Workspace(folder)
     workspace.make_environment()
@@ -112,10 +112,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(workspace: Workspace) -> None:
     of_workspace = ["new_services", "service_settings", "docker"]
     files = ["alerter/tests", "web-alerter/tests", *(f"tests/test_{name}.py" for name in of_workspace)]
-    # In Kubernetes the broker knows their users.
+    # In Kubernetes the broker has users for the new services.
     secrets = "test_a_secret_reaches_only_the_pods_that_need_it"
     files += [f"tests/test_kubernetes.py::{secrets}[base]"]
-    # Images are built elsewhere: here no engine answers.
+    # Images are built elsewhere; no Docker engine answers here.
     done = workspace.run(
         ".venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", *files, DOCKER_HOST="unix:///nowhere"
     )
@@ -131,7 +131,7 @@ def test_new_services_are_traced_and_all_tests_of_the_workspace_cover_them(works
 
 
 def test_what_is_made_is_lint_clean(workspace: Workspace) -> None:
-    # In the workspace itself the virtual environment leads to their sources.
+    # In the workspace itself, the virtual environment finds their sources.
     paths = ["tests", "alerter/src", "web-alerter/src"]
     types = {"include": ["alerter", "web-alerter"], "extraPaths": paths, "venvPath": ".", "venv": ".venv"}
     (workspace.folder / "pyrightconfig.json").write_text(json.dumps(types))
@@ -201,7 +201,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
         "TOPIC_FILTER is '+/#', which takes in what it publishes on dead-letter/+/#, without end; choose another",
     ),
 ]
-# All in one process of the copy: each would take seconds to start.
+# All in one process of the copy, because each process takes seconds to start.
 TRY_ALL = """
 import json, sys
 from stack.errors import StackError
@@ -228,7 +228,7 @@ def test_a_wrong_answer_is_one_clear_line_and_changes_nothing(workspace: Workspa
 
 
 def copied(folder: Path, **answers: str) -> Path:
-    """A project of its own, as ``copier copy`` makes it."""
+    """A separate project, made by ``copier copy``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DirtyLocalWarning)
         copier.run_copy(str(ROOT), folder / answers["name"], answers, vcs_ref="HEAD", defaults=True, quiet=True)
@@ -237,7 +237,7 @@ def copied(folder: Path, **answers: str) -> Path:
 
 @pytest.fixture(scope="module", params=["http", "mqtt"])
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One of either kind, installed beside what this environment has."""
+    """A project of each kind, installed in addition to this environment's packages."""
     folder = copied(tmp_path_factory.mktemp("projects"), name="relay", output=request.param)
     installed(folder / "installed", folder)
     return folder
@@ -267,7 +267,7 @@ def test_a_project_of_its_own_is_part_of_a_readings_trace(project: Path, stack: 
     environment = clean(
         PYTHONPATH=str(project / "installed"),
         MQTT_PORT=str(settings.mqtt_port),
-        # The broker knows no user of another project; this one may read, and write to the dead letters.
+        # The broker has no user for another project; the operator may read, and write to the dead letters.
         MQTT_RELAY_USERNAME=settings.mqtt_operator_username,
         MQTT_RELAY_PASSWORD=settings.mqtt_operator_password.get_secret_value(),
         RELAY_URL=local_url(settings.echo_port, "/echo"),
@@ -299,7 +299,7 @@ def test_a_handler_is_short_and_all_that_is_to_change(project: Path) -> None:
 
 
 def environment_of_others() -> dict[str, str]:
-    """An environment that leads to no package of this one."""
+    """Environment variables that do not lead to this environment's packages."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     paths = [path for path in kept["PATH"].split(os.pathsep) if Path(path) != BIN]
     return {name: value for name, value in kept.items() if not name.startswith("COV_")} | {
@@ -314,7 +314,7 @@ def in_bash(script: str, where: Path, environment: dict[str, str]) -> subprocess
 
 
 def made_by_itself(folder: Path) -> Path:
-    """A project of its own with its wheels, by its README; its name is the longest there may be."""
+    """A separate project with its wheels, made by its README; its name has the maximum length."""
     project = copied(folder, name="a-service-with-long-name")
     (folder / "mqtt-tracing").symlink_to(ROOT)
     wheels, *_ = sh_blocks(project / "README.md")[0].splitlines()
@@ -336,7 +336,7 @@ def test_a_project_of_its_own_does_what_its_readme_and_its_ci_say(tmp_path: Path
     installed = 'import importlib.metadata as of; print(of.distribution("mqtt-delivery").read_text("direct_url.json"))'
     done = in_bash(f"{project}/.venv/bin/python -c '{same}; {installed}'", tmp_path, environment)
     assert json.loads(done.stdout)["url"].startswith(f"file://{project}/wheels/mqtt_delivery-"), done.stderr
-    # With one of them only, the other is missed, and not asked for anywhere.
+    # If one wheel is missing, the installation fails, and nothing is requested from an index.
     (wheel,) = project.glob("wheels/opentelemetry_*.whl")
     wheel.unlink()
     forget = ".venv/bin/pip --quiet uninstall --yes opentelemetry-instrumentation-paho-mqtt && rm .venv/ready"
@@ -353,7 +353,7 @@ OURS = ("mqtt_delivery", "opentelemetry_instrumentation_paho_mqtt")
 
 
 def of_a_stranger(folder: Path, name: str, version: str) -> None:
-    """A wheel that somebody else has put on an index under one of our names."""
+    """A wheel that somebody else has published on an index under one of our names."""
     info = f"{name}-{version}.dist-info"
     with ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -369,7 +369,7 @@ def test_pip_takes_no_package_of_our_names_from_an_index(tmp_path: Path) -> None
     for name in OURS:
         for version in ("0.1.0", "99.0"):
             of_a_stranger(strangers, name, version)
-    # With the Python's own pip.
+    # With the pip that comes with Python.
     install = f"../own/bin/pip --quiet install --dry-run --find-links {strangers}"
     done = in_bash(f"python3 -m venv ../own; {install} .", project, environment)
     assert done.returncode != 0
@@ -390,7 +390,7 @@ def test_a_project_of_its_own_is_installed_as_its_image_does(tmp_path: Path) -> 
     environment = environment_of_others()
     environment["PATH"] = f"{image}/stage/bin:{environment['PATH']}"
     stage, *_ = re.split(r"\nFROM (?=\S+\n)", (project / "Dockerfile").read_text())
-    # With what it copies and nothing else.
+    # The image has only what the Dockerfile copies.
     for instruction, words in re.findall(r"^(COPY|RUN) ((?:.*\\\n)*.*)$", stage, re.M):
         if instruction == "COPY":
             *sources, target = words.split()

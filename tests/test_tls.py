@@ -1,4 +1,4 @@
-"""TLS to the broker: nothing else gets in, and nobody trusts another authority."""
+"""TLS to the broker: it accepts nothing else, and no client trusts another authority."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_a_service_with_another_authority_refuses_the_broker_and_says_so(tls_sta
     command = [*described["command"], "--once"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    # It went on trying.
+    # It kept trying.
     assert done.stderr.count("its certificate is not trusted: ") >= 2, done.stderr
     assert "Traceback" not in done.stderr
 

@@ -1,4 +1,4 @@
-"""A variable that is forgotten somewhere is found: what a part reads, what its container gets, what is documented."""
+"""Finds variables that are missing somewhere: what a part reads, what its container gets, what is documented."""
 
 import re
 from importlib import import_module
@@ -21,13 +21,13 @@ SETTINGS = Settings(
 )
 PARTS = {part.name: part for part in local_parts(SETTINGS, build.paths())}
 ENV_EXAMPLE = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
-# Where a part listens and where the others are differs between the runtimes.
+# Addresses and paths, which differ between the runtimes.
 OF_A_RUNTIME = re.compile(
     r"_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|CERTIFICATES)$|^(OTELCOL|MQTT_CLIENT_ID|QUERY_PORT)$"
 )
-# Of `start.sh`, from COLLECTOR_EXTRAS.
+# Set by `start.sh` from COLLECTOR_EXTRAS.
 OF_START = {"COLLECTOR_EXTENSIONS", "COLLECTOR_TRACE_RECEIVERS"}
-# For tests, and for those who know why: no setting of the stack.
+# For tests and special cases; not settings of the stack.
 NOT_SETTINGS = {"TAIL_SAMPLING_WAIT", "TOPIC_FILTER", "ISSUER_AUDIENCE", "JAVA_HOME", "JAVA_TOOL_OPTIONS"} | OF_START
 
 
@@ -57,7 +57,7 @@ def test_what_a_part_reads_is_documented_or_the_stack_s_own(part: Any) -> None:
 
 def test_what_is_documented_is_read() -> None:
     read = {name for part in PARTS.values() for name in part.reads} | {name.upper() for name in Settings.model_fields}
-    # By Compose, by the build, and by OpenTelemetry in every service.
+    # Read by Compose, by the build, and by OpenTelemetry in every service.
     read |= {
         "COMPOSE_PROFILES",
         "BROKER_FILES",
@@ -75,7 +75,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 FOLDERS = {"producer": "producer", "consumer": "consumer", "echo": "echo", "scout_local": "backends/scout-local"}
-# Every service has them; the packages' READMEs say what they do.
+# Every service has these; the packages' READMEs document them.
 OF_EVERY_SERVICE = {"MQTT_TLS", "MQTT_CA_FILE", "MQTT_CERTIFICATE_FILE", "MQTT_KEY_FILE", "MQTT_LOGIN"}
 OF_EVERY_SERVICE |= {"MQTT_TRANSPORT", "MQTT_WEBSOCKET_PATH"}
 

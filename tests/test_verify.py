@@ -1,4 +1,4 @@
-"""``make verify`` names the first hop that is broken, and what to look at."""
+"""``make verify`` names the first broken hop, and what to look at."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +37,7 @@ def test_a_part_that_is_away_breaks_its_hop(broken_stack: Stack, part: str, hop:
     assert done.returncode == 1
     assert done.stderr.startswith(hop), done.stderr
     assert hint in done.stderr
-    # Others may be unhealthy for want of it.
+    # Other parts may be unhealthy because they need it.
     told = f"{part} is stopped: `make up` starts it, `make logs PART={part}` shows its log."
     assert told in done.stderr.splitlines()
     assert "Traceback" not in done.stderr
@@ -55,7 +55,7 @@ def test_several_at_once_take_over_nobody(broken_stack: Stack) -> None:
 
 
 def test_a_producer_without_user_properties_is_found_by_its_lost_context(broken_stack: Stack) -> None:
-    # The W3C propagator switched off: the message carries no traceparent, as with MQTT 3.1.1.
+    # Without the W3C propagator, the message carries no traceparent, as with MQTT 3.1.1.
     broken_stack.run("down")
     broken_stack.environment["OTEL_PROPAGATORS"] = "baggage"
     broken_stack.up()

@@ -1,7 +1,7 @@
-"""What people copy loses nothing: services of the template and the worker of the docs, under the consumer's faults.
+"""Code that people copy loses nothing: the template's services and the worker of the docs, under the consumer's faults.
 
-It is counted at the receiving end, what echo took or the output topic has, against what the broker has acknowledged to
-the publisher.
+Each test compares the readings that the broker has acknowledged to the publisher with those that arrived: at echo or on
+the output topic.
 """
 
 import json
@@ -32,18 +32,18 @@ from harness import Stack, eventually, reading
 from stack.part import answers, local_url
 from stack.settings import ROOT
 
-# It starts brokers and services, and keeps them busy.
+# These tests start brokers and services, and keep them busy.
 pytestmark = pytest.mark.stack
 
 TOPIC = "sensors/{}/reading"
-# The broker has no topic for another service: this one may be written by the operator's user.
+# The broker has no topic for another service; the operator may write to this one.
 OUTPUT_TOPIC = TOPIC.format("dead-letter/sensors/output").removeprefix("sensors/")
 MALFORMED = [b"", b"null", b"{}", b'"text"', b"[null]", bytes(range(256)), b"[" * 5000, b"x" * 60_000]
 
 
 @contextmanager
 def client(stack: Stack, user: str, name: str) -> Iterator[mqtt.Client]:
-    """A client of the test, which connects again when the broker has been away, to the session it had."""
+    """A client of the test, which reconnects to its session after an outage of the broker."""
     made = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
     made.username_pw_set(user, f"{user}-secret")
     made.reconnect_delay_set(max_delay=1)
@@ -57,7 +57,7 @@ def client(stack: Stack, user: str, name: str) -> Iterator[mqtt.Client]:
 
 
 class Echo:
-    """Echo, as a process of this test that notes what it takes."""
+    """Echo as a process of this test; it notes the readings that it processes."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self._url = local_url(stack.settings.echo_port, "/healthz")
@@ -88,7 +88,7 @@ class Echo:
 
 @dataclass
 class Copy:
-    """A service as somebody would have copied it, between the broker and echo, or another topic."""
+    """A copied service between the broker and echo, or another topic."""
 
     command: list[str]
     environment: dict[str, str]
@@ -106,7 +106,7 @@ class Copy:
         assert self.process.wait(20) == (0 if sign == signal.SIGTERM else -sign)
 
     def ensure(self) -> None:
-        """Starts it unless it runs: a test that failed may have left it either way."""
+        """Starts it unless it runs; a failed test may have left it running or not."""
         if self.process is None or self.process.poll() is not None:
             self.start()
 
@@ -118,7 +118,7 @@ class Copy:
 
 
 class Bench:
-    """A broker, a copy and what receives from it; and what was sent, and what came of it."""
+    """A broker, a copied service and its receiver, with what was sent and what arrived."""
 
     def __init__(
         self,
@@ -145,9 +145,9 @@ class Bench:
         return infos
 
     def acknowledged(self, infos: list[mqtt.MQTTMessageInfo]) -> None:
-        """Returns when the broker has taken them."""
+        """Waits until the broker has acknowledged them."""
         for info in infos:
-            # Without a connection paho keeps it for the next one; that is no failure.
+            # Without a connection, paho keeps it for the next one; that is not a failure.
             if info.rc == mqtt.MQTT_ERR_NO_CONN:
                 info.rc = mqtt.MQTT_ERR_SUCCESS
             info.wait_for_publish(60)
@@ -175,7 +175,7 @@ class Bench:
         return Counter(self._dead)
 
     def settle(self) -> None:
-        """Waits until all of it has been taken."""
+        """Waits until everything that was sent has arrived."""
         try:
             eventually(lambda: not self.lost(), 60)
         finally:
@@ -189,7 +189,7 @@ def worker(stack: Stack, folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def service(output: str) -> Callable[[Stack, Path], tuple[list[str], dict[str, str]]]:
-    """A service of the template, as a project of its own."""
+    """A service of the template, as a separate project."""
 
     def make(stack: Stack, folder: Path) -> tuple[list[str], dict[str, str]]:
         name = f"{output}-relay"
@@ -229,7 +229,7 @@ COPIES = {"template-http": service("http"), "template-mqtt": service("mqtt"), "w
 def running(
     request: pytest.FixtureRequest, quiet_stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bench]:
-    """One of them, subscribed."""
+    """One of the copied services, subscribed."""
     stack, folder = quiet_stack, tmp_path_factory.mktemp(request.param)
     command, variables = COPIES[request.param](stack, folder)
     ports = {"MQTT_PORT": str(stack.settings.mqtt_port), "ECHO_PORT": str(stack.settings.echo_port)}
@@ -256,7 +256,7 @@ def running(
             assert subscribed.wait(10)
             taken = (lambda: Counter(published)) if request.param == "template-mqtt" else echo.taken
             bench = Bench(stack, copy, echo, publisher, taken, dead)
-            # Before its session is there, the broker keeps nothing for it.
+            # Before its session exists, the broker keeps nothing for it.
             eventually(lambda: bench.send(1) or bench.taken())
             yield bench
     finally:
@@ -279,7 +279,7 @@ def echo(bench: Bench, request: pytest.FixtureRequest) -> Echo:
 
 
 def outage(long_seconds: int) -> pytest.MarkDecorator:
-    """As long as in real life, and for a moment: longer than the first pauses and what may hold up others."""
+    """A short outage and a realistic one; both last longer than the first pauses between attempts."""
     return pytest.mark.parametrize("seconds", [3, pytest.param(long_seconds, marks=pytest.mark.long)])
 
 
@@ -296,7 +296,7 @@ def test_echo_is_down_with_500_readings_under_way(bench: Bench, echo: Echo, seco
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM], ids=lambda sign: sign.name)
 def test_it_is_ended_with_500_readings_queued(bench: Bench, sign: signal.Signals) -> None:
     left = tries = 0
-    # It may be done before the signal reaches it; then once more.
+    # Tries again if the service finished before the signal reached it.
     while not left and tries < 10:
         tries += 1
         bench.copy.end(signal.SIGTERM)
@@ -308,7 +308,7 @@ def test_it_is_ended_with_500_readings_queued(bench: Bench, sign: signal.Signals
         bench.copy.start()
     assert left
     bench.settle()
-    # Told to stop, it acknowledges what it has done; killed, it cannot.
+    # After SIGTERM it acknowledges what it has processed; after SIGKILL it cannot.
     assert bench.twice() <= (0 if sign == signal.SIGTERM else 100 * tries)
 
 

@@ -1,4 +1,4 @@
-"""Each exercise of the workshop: its check names what is missing, its solution passes, and nothing of it stays."""
+"""Each exercise of the workshop: its check names what is missing, its solution passes, and undoing leaves nothing."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from workshop.screen import PROGRESS, hints
 
 # Images may have to be built first.
 pytestmark = pytest.mark.timeout(900)
-# What the check says of a stack on which nobody has begun.
+# The first line of the check on a stack where nobody has started the exercise.
 BEGINNING = {
     "1": "workshop/mine/1.env has no READING_TRACE=: the id of the trace that `make verify` printed",
     "2": "the backend holds no span with mqtt.missing_context=true: start the producer with MQTT_PROTOCOL=3.1.1",
@@ -49,13 +49,13 @@ PAGES = {exercise: next(WORKSHOP.glob(f"{exercise}-*.md")) for exercise in EXERC
 def stack(
     request: pytest.FixtureRequest, new_shared_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """One for all exercises, in each runtime: each leaves it as it was."""
+    """One stack for all exercises, in each runtime; each exercise leaves it as it was."""
     if request.param == "local":
         yield begun(new_shared_stack())
         return
     containers = Containers(tmp_path_factory.mktemp("containers"))
     with pytest.MonkeyPatch.context() as environment:
-        # Docker Compose, as this process calls it, reads the name and the ports of the stack there.
+        # Docker Compose, called by this process, reads the name and the ports of the stack from its environment.
         for name, value in containers.values.items():
             environment.setenv(name, value)
         try:
@@ -65,7 +65,7 @@ def stack(
 
 
 def begun(stack: Stack) -> Stack:
-    """The stack, started as the workshop's page says."""
+    """The stack, started by the commands of the workshop's page."""
     for block in BLOCK.findall((WORKSHOP / "README.md").read_text()):
         done = subprocess.run(
             ["bash", "-euc", block], cwd=ROOT, env=stack.environment, capture_output=True, check=False
@@ -75,7 +75,7 @@ def begun(stack: Stack) -> Stack:
 
 
 def runtime_of(stack: Stack) -> Runtime:
-    """That which its commands take."""
+    """The runtime that the stack's commands use."""
     return running_runtime(stack.settings)
 
 
@@ -93,7 +93,7 @@ def make(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def work_tree() -> dict[str, bytes | str]:
-    """What git sees of the work tree, the workshop's own files, and the user's settings."""
+    """Git's view of the work tree, the workshop's own files, and the user's settings."""
     files = [*WORKSHOP.rglob("*"), ROOT / ".env"]
     contents = {str(file): file.read_bytes() for file in files if file.is_file() and file.suffix != ".pyc"}
     status = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -101,24 +101,24 @@ def work_tree() -> dict[str, bytes | str]:
 
 
 def started_as(stack: Stack) -> dict[str, dict[str, str]]:
-    """The variables that each part runs with, and that all of them are healthy."""
+    """The variables of each running part; all parts must be healthy."""
     eventually(lambda: {state for _, state, _ in runtime_of(stack).states()} == {"healthy"}, seconds=5)
     return {name: runtime_of(stack).environment(name) for name, _, _ in runtime_of(stack).states()}
 
 
 def missing(stack: Stack, exercise: str, **changed: str) -> list[str]:
-    """What the check says where these answers are others."""
+    """What the check reports if these answers are changed."""
     answers = answers_to(exercise) | changed
     evidence = Evidence(runtime_of(stack), stack.viewer, answers_file(exercise), answers)
     return list(still_missing(EXERCISES[exercise], evidence))
 
 
 def wrong_answers(stack: Stack, exercise: str, name: str) -> list[str]:
-    """Answers of the right form, and of the wrong one: also of another trace, whose spans are not of the same kinds."""
+    """Wrong answers: some of the wrong form, and one from another trace, whose spans are of other kinds."""
     right = answers_to(exercise).values()
     newest = [trace_id for trace_id in stack.viewer.trace_ids(0, time.time_ns()) if trace_id not in right]
     if name.endswith("_TRACE"):
-        # One with fewer spans may only be incomplete, and become a trace of the same kinds.
+        # A trace with fewer spans may be incomplete, and later have the same kinds.
         expected = Counter(kinds(stack.viewer.trace(answers_to(exercise)[name])))
         others = (trace_id for trace_id in newest if Counter(kinds(stack.viewer.trace(trace_id))) - expected)
         return ["no id", "0" * 32, *islice(others, 1)]
@@ -164,7 +164,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Screen:
-    """``make workshop`` at a terminal of 200 columns."""
+    """``make workshop`` in a terminal of 200 columns."""
 
     def __init__(self, stack: Stack) -> None:
         self._terminal, terminal = os.openpty()
@@ -202,7 +202,7 @@ class Screen:
 
 @pytest.fixture
 def no_progress() -> Iterator[None]:
-    """What somebody who works in this folder has reached is put back."""
+    """Restores the progress of a person who works in this folder."""
     kept = PROGRESS.read_bytes() if PROGRESS.exists() else None
     PROGRESS.unlink(missing_ok=True)
     yield
@@ -219,7 +219,7 @@ def test_the_screen_checks_by_itself_gives_hints_and_keeps_the_progress(stack: S
         screen.press("h")
         screen.shows(f"Hint {number} of 3")
     screen.shows("All hints are shown; `make solution EXERCISE=1` does the exercise.")
-    # Nobody has to press a key when the answers are there.
+    # The screen shows new answers without a key.
     assert make(stack, "solution", "EXERCISE=1").returncode == 0
     screen.shows("✓ 1", "✓ Done. n goes to the next exercise.")
     screen.press("n")
@@ -271,7 +271,7 @@ def test_all_that_is_typed_is_where_the_solution_finds_it(exercise: str) -> None
     headings = ("Steps", "Hints", "Check", "Solution", "Take it back")
     assert re.findall("^## (.*)$", page.read_text(), re.M) == list(headings)
     assert [block for heading in headings for block in blocks(page, heading)] == BLOCK.findall(page.read_text())
-    # A name that is asked for is explained.
+    # The page explains each name that it asks for.
     assert all(f"\n{name}= " in page.read_text() for name in EXERCISES[exercise].questions)
 
 
@@ -286,7 +286,7 @@ def test_the_minutes_of_the_exercises_are_those_of_the_workshop() -> None:
 
 @pytest.fixture
 def own_file() -> Iterator[Path]:
-    """An answer that somebody has written to exercise 3."""
+    """A person's own answer to exercise 3."""
     file = MINE / "3.env"
     file.write_text("LOST_TRACE=mine\n")
     yield file
@@ -299,7 +299,7 @@ def test_a_solution_leaves_what_somebody_has_made(stack: Stack, own_file: Path) 
     said = "yours, and the solution would write over it; move it out of workshop/mine first"
     assert refused.stderr.splitlines()[0] == f"error: workshop/mine/3.env: {said}"
     assert refused.stdout == ""
-    # Whoever did the steps by hand gets the stack back all the same.
+    # Undoing also restores the stack for a person who did the steps by hand.
     runtime_of(stack).stop("consumer")
     taken_back = make(stack, "solution", "EXERCISE=3", "UNDO=1")
     assert taken_back.stdout.endswith("The stack is as it was. Your files stay: workshop/mine/3.env.\n")
@@ -346,14 +346,14 @@ def test_each_question_has_its_answer_in_the_solution(exercise: str) -> None:
 
 
 def in_mine(name: str, text: str) -> Path:
-    """A program of somebody who does an exercise by hand."""
+    """A program of a person who does an exercise by hand."""
     program = MINE / name
     program.write_text(text)
     return program
 
 
 def run(stack: Stack, program: Path) -> None:
-    """Runs it to its end, which is when its spans have been sent."""
+    """Runs it until it exits, when its spans have been exported."""
     subprocess.run([sys.executable, str(program)], env=stack.environment, check=True, timeout=60, capture_output=True)
 
 
@@ -366,7 +366,7 @@ def without(text: str, lines: tuple[str, ...]) -> str:
 
 @pytest.fixture
 def no_own_programs() -> Iterator[None]:
-    """Leaves no such program behind."""
+    """Deletes such programs after the test."""
     yield
     for program in MINE.glob("*.py"):
         program.unlink()
@@ -377,7 +377,7 @@ def test_the_check_tells_how_far_somebody_has_come_by_hand(stack: Stack) -> None
     solution = (WORKSHOP / "solutions" / "alerter_by_hand.py").read_text().replace("READINGS = 5", "READINGS = 1")
     below = "        context=extract(dict(user_properties)),\n"
     by_library = in_mine("4-by-library.py", (WORKSHOP / "solutions" / "alerter_by_library.py").read_text())
-    # Also the last one: what was right before the program was changed does not count.
+    # The last case too: a correct run before the program was changed does not count.
     for left_out, said in (
         (("        kind=SpanKind.CONSUMER,\n", below), "is INTERNAL; that of"),
         ((below,), "is not below a publish span"),
