@@ -1,7 +1,7 @@
-"""Makes go.mod and go.sum in this folder: each module that the Collector's manifests and the viewer need, by hash.
+"""Writes go.mod and go.sum in this folder: each module that the Collector's manifests and the viewer need, by hash.
 
-A component is of the version that its manifest says, the builder and the Collector around the components of the
-manifest's own; the viewer's is in go.mod.
+A component has the version in its manifest. The builder and the Collector around the components have the manifest's own
+version. The viewer's version is in go.mod.
 """
 
 import re
@@ -20,7 +20,7 @@ REPLACEMENT = re.compile(r"- (\S+) => (\S+) (\S+)$", re.M)
 
 
 def main() -> None:
-    """Brings the two files to what the manifests say."""
+    """Updates the two files to what the manifests require."""
     text = "".join(manifest.read_text() for manifest in MANIFESTS.values())
     releases = RELEASE.findall(text)
     builder = [f"-require={BUILDER}@v{version}" for version in releases]

@@ -49,7 +49,7 @@ def down(settings: Settings, part: str | None) -> None:
     """Stops the stack, or one part of it.
 
     Raises:
-        StackError: If there is no such part, the stack is not up, or something of it goes on.
+        StackError: If there is no such part, the stack is not up, or a part keeps running.
     """
     if part is None:
         with alone(settings.run_dir):
@@ -105,10 +105,10 @@ def logs(settings: Settings, part: str | None, trace_id: str | None, lines: int,
 
 
 def line_count(text: str) -> int:
-    """What LINES says.
+    """The value of LINES.
 
     Raises:
-        StackError: If that is no number of lines.
+        StackError: If it is not a number of lines.
     """
     if not text.isdecimal() or int(text) == 0:
         raise StackError(f"LINES is {text!r}; it must be a number of lines, 1 or more")
@@ -156,7 +156,7 @@ def main() -> int | None:
         case "watch":
             from stack.show import watch
 
-            # Ctrl-C is the way to end it.
+            # A user ends it by Ctrl-C.
             with reached_runtime(settings), suppress(KeyboardInterrupt):
                 watch(settings)
         case "doctor":

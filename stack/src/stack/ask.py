@@ -1,4 +1,4 @@
-"""HTTP requests to what listens on this machine: the backends, and the Collector's metrics."""
+"""HTTP requests to servers on this machine: the backends, and the Collector's metrics."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from stack.settings import BACKENDS
 
 
 def ask(who: str, url: str, *, method: str = "GET", timeout_seconds: float = 10.0, **request: Any) -> requests.Response:
-    """The answer to a request.
+    """Sends a request and returns the answer.
 
     Args:
-        who: Its name, for the user.
-        url: Where it listens.
-        method: Of HTTP.
-        timeout_seconds: How long to wait for it.
-        request: More of it, as ``requests.request`` takes it.
+        who: The name of the server, for error messages.
+        url: The URL.
+        method: The HTTP method.
+        timeout_seconds: How long to wait for the answer.
+        request: More arguments for ``requests.request``.
 
     Raises:
         StackError: If there is no answer.
@@ -31,7 +31,7 @@ def ask_json(who: str, url: str, **request: Any) -> Any:
     """The JSON in the answer to a request, or None if it is not found; arguments as for ``ask``.
 
     Raises:
-        StackError: If there is no answer, or another than JSON.
+        StackError: If there is no answer, or the answer is not JSON.
     """
     answer = ask(who, url, **request)
     if answer.status_code == requests.codes.not_found:

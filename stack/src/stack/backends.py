@@ -14,7 +14,7 @@ def check_local(settings: Settings) -> None:
     """Refuses a backend that needs Docker.
 
     Raises:
-        StackError: Names it, and the way to have it.
+        StackError: Names the backend, and how to get it.
     """
     # Azure Monitor runs nothing on this machine.
     if missing := [name for name in settings.backends if name not in {*_PARTS, "azuremonitor"}]:
@@ -72,6 +72,6 @@ def write_prometheus_configuration(settings: Settings) -> None:
 
 
 def backend_pages(settings: Settings) -> dict[str, str]:
-    """Name and address of the page of each backend that has one on this machine."""
+    """The name and the address of each backend's page on this machine."""
     ports = {name: getattr(settings, f"{name}_port", None) for name in settings.backends}
     return {name.capitalize(): local_url(port) for name, port in ports.items() if port}

@@ -15,7 +15,7 @@ from stack.console import console
 from stack.errors import StackError
 from stack.settings import ROOT, Settings
 
-# Where Debian installs the broker; not in everyone's PATH.
+# Debian installs the broker there; not every PATH has these folders.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
 ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
@@ -44,7 +44,7 @@ def paths() -> dict[str, Path]:
 
 
 def collector_for(settings: Settings) -> str:
-    """The name, in ``paths``, of the Collector that has all that these settings ask for."""
+    """The name in ``paths`` of the Collector that has all components for these settings."""
     wants_more = settings.backends or settings.tail_sampling_percentage is not None
     return "otelcol" if wants_more else "otelcol-default"
 
@@ -53,7 +53,7 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
     """Installs and builds missing programs, for these settings or for everything that the tests start.
 
     Raises:
-        StackError: If that is not possible here; says what to install.
+        StackError: If that is not possible here; names what to install.
     """
     if settings.own_broker or for_tests:
         require_command("mosquitto", "mosquitto", "mosquitto-clients")
@@ -81,10 +81,10 @@ def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
 
 
 def grafana_types() -> Path:
-    """The types that Grafana publishes and a compiler, as a folder ``node_modules``; installed once, by the lock file.
+    """The folder ``node_modules`` with Grafana's types and a compiler, installed once from the lock file.
 
     Raises:
-        StackError: If npm is not there or cannot install them.
+        StackError: If npm is missing or cannot install them.
     """
     manifests = [GRAFANA_SCHEMA / name for name in ("package.json", "package-lock.json")]
     installed = cached("node_modules", *manifests)

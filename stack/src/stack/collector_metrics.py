@@ -15,7 +15,7 @@ class CollectorMetrics:
     """The Collector's metrics at one time."""
 
     def __init__(self, text: str) -> None:
-        # With other settings the Collector adds this suffix to the names of counters.
+        # With some settings the Collector adds this suffix to the names of counters.
         self._samples = [
             (name.removesuffix("_total"), dict(_LABEL.findall(labels)), float(value))
             for name, labels, value in _LINE.findall(text)
@@ -28,11 +28,11 @@ class CollectorMetrics:
 
 
 def collector_metrics(settings: Settings, timeout_seconds: float = 5.0) -> CollectorMetrics:
-    """The Collector's metrics now.
+    """The Collector's current metrics.
 
     Args:
-        settings: Where it listens.
-        timeout_seconds: How long to wait for it.
+        settings: The settings with its port.
+        timeout_seconds: How long to wait for an answer.
 
     Raises:
         StackError: If the Collector does not answer.

@@ -14,7 +14,7 @@ from stack.errors import StackError
 
 
 class _Console(Console):
-    """Stops printing when nobody reads its output any more, as in ``make up | head``, so that the command finishes."""
+    """Stops printing when nobody reads the output any more, as in ``make up | head``; the command still finishes."""
 
     @override
     def on_broken_pipe(self) -> None:
@@ -27,7 +27,7 @@ console = _Console(highlight=False, soft_wrap=True)
 errors = _Console(stderr=True, highlight=False, soft_wrap=True)
 # The time between two lines about a long task, without a terminal.
 LINE_SECONDS = 15.0
-# What is being done, how many so far, and of how many if that is known.
+# The task, the number of finished items, and the number of all items if it is known.
 Show = Callable[[str, int, int | None], None]
 
 
@@ -54,11 +54,11 @@ def exit_code(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except StackError as error:
-        # Without markup: the end of a log may contain what looks like rich's.
+        # Without markup, because the end of a log may contain text that looks like rich's markup.
         errors.print(Text.assemble(("error:", "red"), f" {error}"))
         return 1
     except PermissionError as error:
-        # A checkout, a .env or a folder that belongs to another user.
+        # For example, the checkout or .env belongs to another user.
         errors.print(Text.assemble(("error:", "red"), f" this user may not read or write {error.filename or error}"))
         return 1
     except KeyboardInterrupt:

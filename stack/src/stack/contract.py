@@ -104,8 +104,8 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
     """Compares a trace with the contract.
 
     Args:
-        spans: All spans that the backend holds of the trace.
-        topic: The topic that the reading was published on.
+        spans: All spans of the trace in the backend.
+        topic: The topic of the reading.
         message_id: The reading's ``message_id``.
 
     Returns:
@@ -155,7 +155,7 @@ def _failed_attempts(spans: list[Span]) -> list[Span]:
 
 
 def is_whole_batch(spans: list[Span], publish: Span) -> bool:
-    """Whether a trace shows a batch: one span that is linked to the publish span, and below it an answered request."""
+    """Tells whether a trace is a batch's: one span with a link to the publish span, and an answered request below."""
     process = next(iter(roots(spans)), None)
     if process is None or process.kind != "Consumer" or (publish.trace_id, publish.span_id) not in process.links:
         return False

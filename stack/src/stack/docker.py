@@ -16,15 +16,15 @@ from stack.parts import consumer_login
 from stack.runtime import Runtime
 from stack.settings import ROOT
 
-# Containers talk to these through the network of the stack, not through the host.
+# Containers reach these ports through the network of the stack, not through the host.
 INTERNAL_PORTS = ("VIEWER_OTLP_GRPC_PORT", "VIEWER_OTLP_HTTP_PORT", "GATEWAY_HEALTH_PORT")
 
-# For TLS with another broker; the containers see them where this machine has them.
+# Files for TLS with another broker; the containers see them at the same paths as this machine.
 FILES = ("MQTT_CA_FILE", "MQTT_CERTIFICATE_FILE", "MQTT_KEY_FILE")
 
 
 def engine_answers() -> bool:
-    """Whether there is a Docker engine with Compose."""
+    """Tells whether there is a Docker engine with Compose."""
     command = ["docker", "compose", "ls", "--quiet"]
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=10, check=False).returncode == 0
@@ -97,7 +97,7 @@ class DockerRuntime(Runtime):
             return {}
         command = ["docker", "inspect", "--format", "{{json .Config.Env}}", containers[0]]
         lines = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        # A name without "=" is a variable that the image has and the container has not.
+        # A name without "=" is a variable that the image sets and the container unsets.
         return {name: value for name, given, value in (line.partition("=") for line in lines) if given}
 
     @override
@@ -110,7 +110,7 @@ class DockerRuntime(Runtime):
 
     @property
     def _given(self) -> dict[str, str]:
-        """The variables that the user has set to something."""
+        """The variables to which the user has given a value."""
         return {name: value for name, value in given_variables().items() if value}
 
     def _check_files(self) -> None:
@@ -124,10 +124,10 @@ class DockerRuntime(Runtime):
                 )
 
     def _broker(self) -> dict[str, str]:
-        """What docker-compose.yml needs to know of the broker."""
+        """The variables about the broker for docker-compose.yml."""
         settings = self._settings
         if settings.own_broker:
-            # Whatever .env says: it is for another.
+            # Overrides .env, whose values are for another broker.
             return {"MQTT_HOST": "mosquitto", "MQTT_CA_FILE": "/certificates/ca.crt", "BROKER_FILES": ""}
         given = self._given
         return {
@@ -141,7 +141,7 @@ class DockerRuntime(Runtime):
         }
 
     def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
-        # To stop or show the stack needs no word on what it was started with.
+        # Commands that stop or show the stack work for all backends, whichever it was started with.
         profiles = ",".join(self._settings.backends) if arguments[0] == "up" else "*"
         environment = {
             **os.environ,

@@ -1,4 +1,4 @@
-"""The variables that each part gets, and whether it accepts them."""
+"""The variables that each part gets, and the check that it accepts them."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ SYSTEM_VARIABLES = frozenset(
     | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 )
-# What the images of the services set too. With a heap for each thread, glibc keeps twice the memory after a flood.
+# The images of the services set this too. With a heap for each thread, glibc keeps twice the memory after a flood.
 PROCESS_DEFAULTS = {"MALLOC_ARENA_MAX": "1"}
 # Milliseconds. The specification's defaults are 5 s for spans and 60 s for metrics; here somebody is watching.
 TELEMETRY_DEFAULTS = {
@@ -28,12 +28,12 @@ TELEMETRY_DEFAULTS = {
 
 
 def given_variables() -> dict[str, str]:
-    """The variables that the user has set: those of the environment beat those in ``.env``."""
+    """The variables that the user has set; those of the environment override those in ``.env``."""
     return {**{name: value for name, value in dotenv_values(ROOT / ".env").items() if value}, **os.environ}
 
 
 def environment_of(part: Part) -> dict[str, str]:
-    """What a part gets: its own variables, and those from the environment and ``.env`` that it reads."""
+    """The variables of a part: its own, and those from the environment and ``.env`` that it reads."""
     given = given_variables()
     wanted = SYSTEM_VARIABLES | part.reads | part.defaults.keys()
     read = {name: value for name, value in given.items() if name.upper() in wanted}
@@ -44,7 +44,7 @@ def environment_of(part: Part) -> dict[str, str]:
 
 
 def system_environment() -> dict[str, str]:
-    """What every process gets."""
+    """The variables that every process gets."""
     return {name: value for name, value in os.environ.items() if name.upper() in SYSTEM_VARIABLES}
 
 

@@ -1,4 +1,4 @@
-"""The error for what a user can fix."""
+"""The error for problems that a user can fix."""
 
 
 class StackError(Exception):

@@ -30,7 +30,7 @@ from stack.settings import ROOT, SCOUT_VARIABLES, Settings
 
 BASE = ROOT / "kubernetes" / "base"
 NAMESPACE = "mqtt-tracing"
-# The ports of each Service, and what each is on this machine while a command looks at it.
+# The ports of each Service, and the setting with its port on this machine while a command needs it.
 SERVICES = {
     "mosquitto": {"mqtt_port": 1883},
     "collector": {"otlp_grpc_port": 4317, "otlp_http_port": 4318, "collector_metrics_port": 8888},
@@ -42,9 +42,9 @@ SERVICES = {
 LOCAL_SCOUT = ("viewer", "issuer", "gateway")
 WITHOUT_A_SERVICE = ("producer", "consumer", "sessions")
 OUR_IMAGES = ("producer", "consumer", "echo", "issuer", "viewer")
-# Of the broker.
+# The users of the broker.
 USERS = ("producer", "consumer", "operator")
-# What is a component here, which an overlay names.
+# Variables whose feature is a component here; an overlay lists components.
 COMPONENTS = (
     "broker",
     "mqtt_tls",
@@ -53,7 +53,7 @@ COMPONENTS = (
     "collector_extras",
     "tail_sampling_percentage",
 )
-# Where the pods find each other and their files, and what is in Secrets.
+# Addresses and paths of the pods, and the variables in Secrets.
 OF_THE_BASE = re.compile(
     "_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|CERTIFICATES|USERNAME|PASSWORD|ID|SECRET|STRING)$|^(CONSUMERS|OTELCOL)$"
 )
@@ -70,7 +70,7 @@ class KubernetesRuntime(Runtime):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._folder = settings.run_dir / "kubernetes"
-        # Which context the stack runs in: the current one may be another by now.
+        # The context in which the stack runs; the current one may be another by now.
         self._context = self._folder / "context"
 
     @override
@@ -94,7 +94,7 @@ class KubernetesRuntime(Runtime):
 
     @override
     def end_sessions(self, names: list[str]) -> None:
-        """Is what the pod ``sessions`` does."""
+        """Does nothing: the pod ``sessions`` does this."""
 
     @override
     def down(self) -> None:
@@ -161,7 +161,7 @@ class KubernetesRuntime(Runtime):
 
     @override
     def authority(self) -> str:
-        # Without the component `tls` there is none.
+        # Without the component `tls` there is no certificate.
         return ""
 
     @override
@@ -177,7 +177,7 @@ class KubernetesRuntime(Runtime):
                 forward = forwards.enter_context(subprocess.Popen(command, stdout=quiet, stderr=quiet))
                 forwards.callback(forward.terminate)
             deadline = time.monotonic() + ANSWER_SECONDS
-            # One whose pod is away ends by itself; who asks it says so.
+            # A forward whose pod is away exits; a command that uses the port reports that.
             while any(port_is_free(here) for ports in mine.values() for here in ports.values()):
                 if time.monotonic() > deadline:
                     break
@@ -199,10 +199,10 @@ class KubernetesRuntime(Runtime):
             )
 
     def _chosen_context(self) -> str:
-        """The current context; asks for one that is not on this machine, unless the stack runs there.
+        """The current context; asks before it uses one that is not on this machine, unless the stack runs there.
 
         Raises:
-            StackError: If there is none, or its user does not want it.
+            StackError: If there is none, or the user declines.
         """
         try:
             context = _output("kubectl", "config", "current-context")
@@ -226,7 +226,7 @@ class KubernetesRuntime(Runtime):
         return context
 
     def _write_overlay(self) -> None:
-        """Writes what this stack has beside the base: its settings, and its Secrets, readable by this user only."""
+        """Writes what this stack adds to the base: its settings and its Secrets, readable only by this user."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         base = Path(os.path.relpath(BASE, self._folder.resolve()))
         secrets = self._secrets()
@@ -268,7 +268,7 @@ class KubernetesRuntime(Runtime):
                 given = {name: value for name, value in environment_of(part).items() if not OF_THE_BASE.search(name)}
                 env = [{"name": name, "value": value} for name, value in settings_among(given).items()]
                 spec = {"template": {"spec": {"containers": [{"name": part.name, "env": env}]}}}
-                # What it patches is what the target says.
+                # The target selects what this patches.
                 patch = {"apiVersion": "apps/v1", "kind": "all", "metadata": {"name": "all"}, "spec": spec}
                 target = {"kind": "Deployment|StatefulSet", "name": part.name}
                 patches.append({"patch": json.dumps(patch), "target": target})
@@ -281,7 +281,7 @@ class KubernetesRuntime(Runtime):
         return self._kubectl("get", "deployments,statefulsets", "-o", "name").stdout.split()
 
     def _waiting(self) -> str:
-        """Why pods wait, as Kubernetes says it: most often for an image that the cluster does not have."""
+        """Kubernetes' reasons why pods wait: most often for an image that the cluster does not have."""
         reasons = {
             f"{pod['metadata']['name']}: {waits['reason']} {waits.get('message', '')}"
             for pod in self._get("pods")["items"]
@@ -304,7 +304,7 @@ class KubernetesRuntime(Runtime):
 
 
 def _contexts() -> list[str]:
-    """The clusters that kubectl knows; kind and minikube take a cluster that is deleted out of them."""
+    """The contexts that kubectl knows; kind and minikube remove the context of a deleted cluster."""
     return _output("kubectl", "config", "get-contexts", "--output=name").split()
 
 
@@ -313,7 +313,7 @@ def _output(*command: str) -> str:
 
 
 def _is_local(context: str, server: str) -> bool:
-    """Whether a cluster is one of this machine."""
+    """Tells whether a cluster runs on this machine."""
     if context in LOCAL_CONTEXTS:
         return True
     host = urlsplit(server).hostname or ""
@@ -323,10 +323,10 @@ def _is_local(context: str, server: str) -> bool:
 
 
 def _load_images(context: str) -> None:
-    """Builds our images and loads them into a cluster of kind or minikube; any other has them from elsewhere.
+    """Builds our images and loads them into a cluster of kind or minikube; other clusters get them from elsewhere.
 
     Raises:
-        StackError: If they cannot be built, or not be loaded.
+        StackError: If they cannot be built or loaded.
     """
     if context.startswith("kind-"):
         load = ["kind", "load", "docker-image", "--name", context.removeprefix("kind-")]

@@ -176,7 +176,7 @@ class LocalRuntime(Runtime):
         return [(part.name, part.wave, self._description(part.name)) for part in parts]
 
     def _describe(self, part: Part) -> None:
-        """Writes down a part's command and environment, readable by this user only."""
+        """Writes a part's command and environment to a file that only this user can read."""
         description = self._description(part.name)
         description.touch(mode=0o600)
         description.write_text(json.dumps({"command": part.command, "environment": environment_of(part)}))
@@ -204,7 +204,7 @@ class LocalRuntime(Runtime):
 
     def _start(self, part: str) -> None:
         if self.supervisor.is_stopped(part):
-            # The last heartbeat of the process before it says nothing about this one.
+            # The last heartbeat of the previous process does not count.
             (self._run / f"{part}.healthy").unlink(missing_ok=True)
             self.supervisor.start_process(part)
 
@@ -239,10 +239,10 @@ def _program(changed: Collection[str], now: Mapping[str, Any]) -> str:
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Refuses ports that are taken.
+    """Refuses ports that are in use.
 
     Raises:
-        StackError: Names each, with its variable.
+        StackError: Names each port, with its variable.
     """
     if taken := _taken(ports):
         raise StackError(
@@ -256,7 +256,7 @@ def _taken(ports: Mapping[str, int]) -> list[str]:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether the stack can listen on a port."""
+    """Tells whether the stack can listen on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,6 @@
-"""The variables of the OpenTelemetry SDK that the stack passes on, and what each may be.
+"""The variables of the OpenTelemetry SDK that the stack passes on, and their valid values.
 
-The SDK ignores some wrong values, and ends the program at others. These are the values that the installed SDK accepts
+The SDK ignores some wrong values, and ends the program for others. These are the values that the installed SDK accepts
 (OpenTelemetry specification, *Environment Variable Specification*).
 """
 
@@ -16,7 +16,7 @@ SAMPLERS = ("always_on", "always_off", "traceidratio")
 
 
 def _known(kind: str, *more: str) -> tuple[str, ...]:
-    """The names that the SDK finds a component by."""
+    """The names by which the SDK finds a component."""
     return tuple(sorted({*more, *(entry.name for entry in entry_points(group=f"opentelemetry_{kind}"))}))
 
 

@@ -18,20 +18,20 @@ class Part:
     name: str
     command: list[str]
     healthy: Callable[[], bool]
-    # Each wave starts when the one before is healthy, so that no part logs errors about another that is not up yet.
+    # Each wave starts when the previous one is healthy, so that no part logs errors about one that is not up yet.
     wave: int
     address: str = ""
     # The variables that it reads; a traced service reads OTEL_* as well.
     reads: frozenset[str] = frozenset()
-    # The class that checks them, if the part is one of our programs.
+    # The class that checks its variables, if the part is one of our programs.
     settings: type[BaseSettings] | None = None
-    # The first beat this machine's environment and .env; the second are beaten by them.
+    # The first override this machine's environment and .env; the second are overridden by them.
     environment: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
 
 
 def answers(url: str) -> Callable[[], bool]:
-    """Healthy while the URL answers 200."""
+    """Makes a check that succeeds while the URL answers 200."""
 
     def check() -> bool:
         try:
@@ -43,7 +43,7 @@ def answers(url: str) -> Callable[[], bool]:
 
 
 def beats(heartbeat: Path) -> Callable[[], bool]:
-    """Healthy while the service touches its file."""
+    """Makes a check that succeeds while the service touches its file."""
 
     def check() -> bool:
         try:

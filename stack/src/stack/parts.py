@@ -23,12 +23,12 @@ GATEWAY = ROOT / "backends" / "scout-local" / "gateway.yaml"
 
 
 def variables(settings: Settings) -> dict[str, str]:
-    """Each variable that the stack has a value for: the settings, and where the parts find each other and their files.
+    """The variables to which the stack gives a value: the settings, and the parts' addresses and files.
 
-    A part gets those of them that it reads.
+    A part gets those that it reads.
     """
     state = settings.run_dir / "mosquitto"
-    # Of another broker, the user knows the authority.
+    # For another broker, the user sets the authority.
     authority = {"MQTT_CA_FILE": str(settings.tls_folder / "ca.crt")} if settings.own_broker else {}
     return {
         **settings.variables(),
@@ -49,7 +49,7 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def scout_values(settings: Settings) -> dict[str, str]:
-    """The four values that say where the Collector sends to."""
+    """The four values that decide to which Scout the Collector sends."""
     if not settings.local_scout:
         given = settings.variables()
         given["SCOUT_OTLP_ENDPOINT"] = given["SCOUT_OTLP_ENDPOINT"].rstrip("/")
@@ -63,7 +63,7 @@ def scout_values(settings: Settings) -> dict[str, str]:
 
 
 def program(name: str, module: str, wave: int, healthy: Callable[[], bool], traced_as: str = "", **more: Any) -> Part:
-    """A program of ours, which reads the variables that its settings declare, and exports telemetry if it is traced."""
+    """One of our programs: it reads the variables that its settings declare, and exports telemetry if it is traced."""
     settings = import_module(f"{module}.settings").Settings
     reads = frozenset(map(str.upper, settings.model_fields))
     environment: dict[str, str] = more.pop("environment", {})
@@ -75,18 +75,18 @@ def program(name: str, module: str, wave: int, healthy: Callable[[], bool], trac
 
 
 def named_in(*files: Path) -> frozenset[str]:
-    """The variables that scripts and configurations name outside of comments, as ``$NAME`` or ``${env:NAME}``."""
+    """The variables in scripts and configurations, outside of comments, as ``$NAME`` or ``${env:NAME}``."""
     text = re.sub(r"(?<!\S)#.*", "", "".join(file.read_text() for file in files))
     return frozenset(re.findall(r"\$\{?(?:env:)?([A-Z][A-Z0-9_]+)", text))
 
 
 def consumer_names(count: int) -> list[str]:
-    """The consumers' parts; their client ids too, so that each finds its session again after a restart."""
+    """The names of the consumers, which are also their client ids, so that each finds its session after a restart."""
     return ["consumer", *(f"consumer-{number}" for number in range(2, count + 1))]
 
 
 def consumer_login(settings: Settings, name: str) -> tuple[str, str]:
-    """A consumer's client id, and its user: at the stack's own broker each has one, as ``mosquitto/acl`` has it."""
+    """A consumer's client id and user; at the stack's own broker each has its own user, from ``mosquitto/acl``."""
     ending = name.removeprefix("consumer")
     return settings.mqtt_consumer_client_id + ending, settings.mqtt_consumer_username + ending * settings.own_broker
 
@@ -97,7 +97,7 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     def client(name: str, module: str, wave: int, traced_as: str, **more: Any) -> Part:
         """A traced service that touches a file while it is connected to the broker."""
         beat = settings.run_dir / f"{name}.healthy"
-        # Only in containers has each of them the same port to itself.
+        # Without containers, several services cannot listen on the same health port.
         environment = {"HEALTH_FILE": str(beat), "HEALTH_PORT": "", **more.pop("environment", {})}
         return program(name, module, wave, beats(beat), traced_as, environment=environment, **more)
 
@@ -135,7 +135,7 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
             "producer",
             5,
             traced_as="producer",
-            # The one that mosquitto/acl lets its user have; at another broker it makes one.
+            # The client id that mosquitto/acl allows its user; for another broker the producer makes one.
             defaults={"MQTT_PRODUCER_CLIENT_ID": "producer"} if settings.own_broker else {},
         ),
         *local_backends(settings, binaries),
@@ -155,7 +155,7 @@ def _mosquitto(settings: Settings) -> Part:
     return Part(
         "mosquitto",
         [str(MOSQUITTO / "start.sh")],
-        # It logs in with what start.sh wrote, so that no password is in a process list.
+        # It logs in with the file that start.sh wrote, so that no password is in a process list.
         healthy=lambda: _broker_delivers(settings.run_dir / "mosquitto"),
         wave=1,
         address=settings.broker_address,
@@ -182,7 +182,7 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
             "gateway",
             [str(binaries["otelcol-default"]), "--config", str(GATEWAY)],
             healthy=answers(local_url(settings.gateway_health_port)),
-            # It asks the issuer for its keys when it starts.
+            # The gateway asks the issuer for its keys when it starts.
             wave=2,
             address=local_url(settings.gateway_port),
             reads=named_in(GATEWAY),
@@ -205,9 +205,9 @@ def _local_scout(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]
 
 
 def _broker_delivers(state: Path) -> bool:
-    """Whether the broker lets the operator in and delivers."""
+    """Tells whether the broker accepts the operator and delivers a message."""
     require_command("mosquitto_rr", "mosquitto-clients")
     environment = {**os.environ, "PATH": search_path(), "XDG_CONFIG_HOME": str(state)}
     command = ["mosquitto_rr", "-t", "health", "-e", "health", "-m", "healthy", "-W", "2"]
-    # Refused, it exits with 0.
+    # Compares the output, because it exits with 0 even if the broker refuses it.
     return subprocess.run(command, env=environment, capture_output=True, check=False).stdout == b"healthy\n"

@@ -17,7 +17,7 @@ MODULE = ROOT / "stack" / "programs"
 LOCKS = (MODULE / "go.mod", MODULE / "go.sum")
 VIEWER = "otel-desktop-viewer"
 PACKAGES = {VIEWER: "github.com/CtrlSpice/otel-desktop-viewer"}
-# A patch that its project does not have yet: docs/upstream/otel-desktop-viewer.md.
+# A patch that the viewer's project does not have yet: docs/upstream/otel-desktop-viewer.md.
 VIEWER_PATCH = ROOT / "docs" / "upstream" / "otel-desktop-viewer.patch"
 # Each Collector's manifest, from which the builder generates its source.
 MANIFESTS = {
@@ -26,8 +26,8 @@ MANIFESTS = {
 }
 FETCHING = "go: downloading "
 BUILDER = "go.opentelemetry.io/collector/cmd/builder"
-# The same flags for all, so that they share compiled packages. No debug information, which takes a sixth of the time.
-# Go's own resolver and user database, so that a Collector needs no library of this machine.
+# The same flags for all, so that they share compiled packages. Without debug information, which takes a sixth of the
+# time. With Go's own resolver and user database, so that a Collector needs no library of this machine.
 BUILD_FLAGS = ["-trimpath", "-ldflags=-s -w", "-gcflags=all=-dwarf=false", "-tags=netgo,osusergo"]
 
 
@@ -63,10 +63,10 @@ def build(programs: Mapping[str, Path]) -> None:
     """Builds programs.
 
     Args:
-        programs: Where each is to be, by its name: one of ``MANIFESTS``, or ``VIEWER``.
+        programs: The path for each program, by its name: one of ``MANIFESTS``, or ``VIEWER``.
 
     Raises:
-        StackError: If one could not be built; then none is there.
+        StackError: If one could not be built; then none is installed.
     """
     for program in programs.values():
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def build(programs: Mapping[str, Path]) -> None:
         built.mkdir()
         _run(module, ["go", "build", "-v", *BUILD_FLAGS, "-o", str(built), *mains], work.compile)
         for name, program in programs.items():
-            # Moved in one step, so that another start at the same time never sees half a program.
+            # Moved in one step, so that another command never sees half a program.
             (built / name).rename(program)
 
 
@@ -96,7 +96,7 @@ def _patch_viewer(module: Path, work: Work) -> None:
     listed = _run(module, ["go", "mod", "download", "-json", PACKAGES[VIEWER]], work.fetch)
     told = [line for line in listed if not line.startswith("go: ")]
     source = module / "viewer"
-    # Without their modes: Go's files are read-only.
+    # Without file modes, because Go's files are read-only.
     shutil.copytree(json.loads("".join(told))["Dir"], source, copy_function=shutil.copyfile)
     for folder in (source, *(path for path in source.rglob("*") if path.is_dir())):
         folder.chmod(0o755)
@@ -117,7 +117,7 @@ def generate(module: Path, collectors: Iterable[str], work: Work) -> None:
 
 
 def _is_package(line: str) -> bool:
-    """Whether a line of Go's output names a package, and is not a note or an error."""
+    """Tells whether a line of Go's output names a package, and is not a note or an error."""
     return line != "" and " " not in line
 
 
@@ -125,7 +125,7 @@ def _run(module: Path, command: list[str], look: Callable[[str], None]) -> list[
     """Runs a command, reads its output line by line as it comes, and returns all lines.
 
     Raises:
-        StackError: If it fails; has the end of what it said.
+        StackError: If it fails; contains the end of its output.
     """
     environment = {**os.environ, "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
     lines: list[str] = []

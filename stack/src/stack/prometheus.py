@@ -1,4 +1,4 @@
-"""The query interface of Prometheus, asked directly or through Grafana."""
+"""The query API of Prometheus, called directly or through Grafana."""
 
 from stack.ask import ask_json
 from stack.errors import StackError
@@ -6,11 +6,11 @@ from stack.part import local_url
 
 
 class Prometheus:
-    """Asks Prometheus for the values of expressions, by its HTTP API version 1.
+    """Queries Prometheus by its HTTP API version 1.
 
     Args:
-        port: Where it, or Grafana, listens.
-        through_grafana: Whether that is Grafana, whose data source is asked.
+        port: The port of Prometheus or Grafana.
+        through_grafana: True if the port is Grafana's, whose data source is queried.
     """
 
     def __init__(self, port: int, *, through_grafana: bool = False) -> None:

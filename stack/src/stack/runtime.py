@@ -14,7 +14,7 @@ from stack.part import local_url
 from stack.settings import Settings
 from stack.tree import printable
 
-# The job that makes the broker's certificates ends after that.
+# The job that makes the broker's certificates exits when it is done.
 ENDS = ("certificates", "exited")
 # The consumer's message when the broker keeps sending a packet that it cannot read.
 UNREADABLE = re.compile("the broker sent a malformed packet, .*")
@@ -31,15 +31,15 @@ class Runtime(ABC):
 
     @abstractmethod
     def up(self) -> None:
-        """Starts what does not run, restarts what has other settings now, and returns when everything is healthy.
+        """Starts parts that do not run, restarts those whose settings have changed, and waits until all are healthy.
 
         Raises:
-            StackError: If something stands in the way, or a part does not become healthy.
+            StackError: If something prevents the start, or a part does not become healthy.
         """
 
     @abstractmethod
     def end_sessions(self, names: list[str]) -> None:
-        """Lets a consumer process what the sessions of those that are gone still hold, and end them.
+        """Lets a consumer process the messages in the sessions of removed consumers, and end these sessions.
 
         Raises:
             StackError: If a session could not be emptied.
@@ -47,19 +47,19 @@ class Runtime(ABC):
 
     @abstractmethod
     def down(self) -> None:
-        """Stops everything that runs; the broker's messages and the issuer's key stay, but in Kubernetes.
+        """Stops everything; the broker's messages and the issuer's key stay, except in Kubernetes.
 
         Raises:
-            StackError: If something of it goes on; names it.
+            StackError: If something keeps running; names it.
         """
 
     @abstractmethod
     def stop(self, part: str) -> None:
-        """Stops one part, if it runs; ``up`` starts it again."""
+        """Stops one part if it runs; ``up`` starts it again."""
 
     @abstractmethod
     def running(self) -> bool:
-        """Whether anything of this stack runs here."""
+        """Tells whether anything of this stack runs in this runtime."""
 
     @abstractmethod
     def states(self) -> list[tuple[str, str, str]]:
@@ -79,7 +79,7 @@ class Runtime(ABC):
 
     @property
     def _once(self) -> dict[str, str]:
-        """Variables of ``run_once``: traced whatever the sampling, and the user that its client id is bound to."""
+        """Variables for ``run_once``: always sampled, and with the user to which its client id is bound."""
         username = self._settings.mqtt_producer_username + "-once" * self._settings.own_broker
         return {"OTEL_TRACES_SAMPLER": "always_on", "MQTT_PRODUCER_USERNAME": username}
 
@@ -89,15 +89,15 @@ class Runtime(ABC):
 
     @abstractmethod
     def authority(self) -> str:
-        """The certificate, as PEM, of the authority that signed the broker's."""
+        """The certificate of the authority that signed the broker's certificate, as PEM."""
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """Meanwhile the parts listen where the settings say."""
+        """Makes the parts reachable on the ports of the settings during the block."""
         yield
 
     def pages(self) -> dict[str, str]:
-        """What a user may open, by name."""
+        """The addresses that a user may open, by name."""
         scout = self._settings.scout_otlp_endpoint
         return {
             "Traces": local_url(self._settings.viewer_port, "/traces") if self._settings.local_scout else str(scout),
@@ -118,10 +118,10 @@ class Runtime(ABC):
         return f" ({printable(said[-1], 200)})" if said else ""
 
     def trace_logs(self, trace_id: str, part: str | None) -> None:
-        """Prints what one part or all have logged inside a trace, ordered by time.
+        """Prints what one part or all parts have logged inside a trace, ordered by time.
 
         Raises:
-            StackError: If that is no trace id, or nothing was logged inside it.
+            StackError: If it is not a trace id, or nothing was logged inside the trace.
         """
         if not re.fullmatch("[0-9a-f]{32}", trace_id):
             raise StackError(f"TRACE is {trace_id!r}; it must be a trace id, 32 hexadecimal digits")

@@ -21,9 +21,9 @@ def runtimes(settings: Settings) -> list[Runtime]:
 
 
 def choose_runtime(settings: Settings) -> Runtime:
-    """The runtime of RUNTIME, else the one that this stack runs in, else Docker if an engine answers.
+    """The runtime of RUNTIME, else the one in which this stack runs, else Docker if an engine answers.
 
-    Says which, where it was not asked.
+    Prints which, if RUNTIME does not name one.
     """
     local, docker, kubernetes = runtimes(settings)
     if settings.runtime is not None:
@@ -39,7 +39,7 @@ def choose_runtime(settings: Settings) -> Runtime:
 
 
 def running_runtime(settings: Settings) -> Runtime:
-    """The runtime that this stack runs in.
+    """The runtime in which this stack runs.
 
     Raises:
         StackError: If it does not run.
@@ -52,7 +52,7 @@ def running_runtime(settings: Settings) -> Runtime:
 
 @contextmanager
 def reached_runtime(settings: Settings) -> Iterator[Runtime]:
-    """The runtime that this stack runs in, for what talks to the parts.
+    """The runtime in which this stack runs, for commands that connect to the parts.
 
     Raises:
         StackError: If it does not run, or the parts cannot be reached.
@@ -64,11 +64,11 @@ def reached_runtime(settings: Settings) -> Iterator[Runtime]:
 
 @contextmanager
 def alone(folder: Path, other: str = "Another command is starting or stopping this stack") -> Iterator[None]:
-    """Holds a lock on a folder, so that no other command does the same with it.
+    """Holds a lock on a folder, so that no other command does the same there.
 
     Args:
         folder: A folder of the stack, which is created if it does not exist.
-        other: What a command that holds the lock is doing.
+        other: Describes the command that holds the lock.
 
     Raises:
         StackError: If the folder cannot be created or written to.

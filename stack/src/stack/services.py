@@ -1,4 +1,4 @@
-"""The services that ``make new-service`` made: each has a table ``tool.stack`` in its pyproject.toml."""
+"""The services made by ``make new-service``; each has a table ``tool.stack`` in its pyproject.toml."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -15,15 +15,15 @@ from stack.settings import ROOT, Password, Settings, Username
 
 @dataclass(frozen=True)
 class Service:
-    """One of them; its folder has its name."""
+    """A service made by ``make new-service``; its folder has its name."""
 
     name: str
-    # Its defaults in the local runtime; ${...} in them are ports of the stack.
+    # Its defaults in the local runtime; they may refer to ports of the stack by ${...}.
     defaults: Mapping[str, str]
 
     @property
     def module(self) -> str:
-        """The Python package that it runs."""
+        """The Python package of the service."""
         return module_of(self.name)
 
     @property
@@ -39,7 +39,7 @@ def module_of(name: str) -> str:
 
 @cache
 def new_services() -> tuple[Service, ...]:
-    """All of them, by name."""
+    """All such services, ordered by name."""
     tables = {
         path.parent.name: tomllib.loads(path.read_text()).get("tool", {}).get("stack")
         for path in sorted(ROOT.glob("*/pyproject.toml"))
@@ -55,7 +55,7 @@ def broker_users(services: Iterable[Service]) -> dict[str, str]:
     """The name and the password of each service's user at the broker, by variable.
 
     Raises:
-        SystemExit: If one is not what it may be, after a line that says so.
+        SystemExit: If one is not valid, after a line that says so.
     """
     fields: dict[str, Any] = {}
     for service in services:

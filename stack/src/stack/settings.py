@@ -10,15 +10,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service import Listed, Port
 
 ROOT = Path(__file__).parents[3]
-# What env.sh has put into this shell, as NAME=value with spaces between. Its user has not asked for it: .env may have
-# changed since.
+# The variables that env.sh has set in this shell, as NAME=value separated by spaces. They do not count as set by the
+# user, because .env may have changed since.
 LOADED = "MQTT_TRACING_LOADED"
 for _name, _, _value in (entry.partition("=") for entry in os.environ.pop(LOADED, "").split()):
     if os.environ.get(_name) == _value:
         del os.environ[_name]
 MOST_CONSUMERS = 16
 
-# They stand in lines of the broker's files, where a colon or a line break would end them.
+# They are in lines of the broker's files, where a colon or a line break would end them.
 Username = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), Field(description="1 to 64 letters, digits, _ . or -")
 ]
@@ -41,14 +41,14 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _BACKENDS = f"names from {', '.join(BACKENDS)}, with commas between"
 
 
-# What the Collector opens besides OTLP, and at which port.
+# The Collector's extra endpoints besides OTLP, and the setting with the port of each.
 EXTRAS = {"zipkin": "zipkin_receiver_port", "pprof": "collector_pprof_port", "zpages": "collector_zpages_port"}
 
 
 def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in BACKENDS]:
         raise ValueError(f"unknown: {', '.join(unknown)}")
-    # Grafana has nothing of its own to show.
+    # Grafana has no data of its own.
     wanted = {*names, "prometheus"} if "grafana" in names else set(names)
     return tuple(name for name in BACKENDS if name in wanted)
 
@@ -60,7 +60,7 @@ def _are_extras(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def text_of(value: object) -> str:
-    """A setting as the environment variable that it is."""
+    """The value of a setting as text for its environment variable."""
     match value:
         case SecretStr():
             return value.get_secret_value()
@@ -168,36 +168,36 @@ class Settings(BaseSettings):
 
     @property
     def local_scout(self) -> bool:
-        """Whether the local Scout stands in for the real one."""
+        """True if the local Scout replaces the real one."""
         return self.scout_client_id is None
 
     @property
     def own_broker(self) -> bool:
-        """Whether the stack runs a broker."""
+        """True if the stack runs a broker."""
         return self.broker == "mosquitto"
 
     @property
     def tls_folder(self) -> Path:
-        """Where the local runtime keeps the broker's certificates."""
+        """The folder of the broker's certificates in the local runtime."""
         return self.run_dir / "certificates"
 
     @property
     def certified(self) -> list[str]:
-        """The broker's users that have a certificate: the producer, which stands for devices, and the devices."""
+        """The broker's users that have a certificate: the producer, which simulates devices, and the devices."""
         return [self.mqtt_producer_username, f"{self.mqtt_producer_username}-once", *self.mqtt_device_names]
 
     @property
     def broker_address(self) -> str:
-        """The broker's URL, as this machine sees it."""
+        """The broker's URL for this machine."""
         return f"{'mqtts' if self.mqtt_tls else 'mqtt'}://{self.mqtt_host}:{self.mqtt_port}"
 
     def variables(self) -> dict[str, str]:
-        """The settings that have a value, each as the environment variable that it is."""
+        """The settings that have a value, as environment variables."""
         fields = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name.upper(): text_of(value) for name, value in fields if value is not None}
 
     def ports(self) -> dict[str, int]:
-        """Variable name and number of each port that the stack listens on."""
+        """The variable name and the number of each port on which the stack listens."""
         off = {f"{backend}_port" for backend in BACKENDS if backend not in self.backends}
         off |= {port for extra, port in EXTRAS.items() if extra not in self.collector_extras}
         off |= set() if self.mqtt_client_certificates else {"mqtt_device_port"}
@@ -208,7 +208,7 @@ class Settings(BaseSettings):
         return {name.upper(): getattr(self, name) for name in names}
 
     def addresses(self) -> dict[str, str]:
-        """Where the stack listens, for a program that runs beside it: each port, and the Collector's for the SDK."""
+        """The stack's addresses for programs on this machine: each port, and the Collector's endpoint for the SDK."""
         ports = {name.upper(): str(getattr(self, name)) for name in type(self).model_fields if name.endswith("_port")}
         return {**ports, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp_grpc_port}"}
 

@@ -1,4 +1,4 @@
-"""``make trace`` and ``make watch``: traces in the terminal, as the backend holds them."""
+"""``make trace`` and ``make watch``: the backend's traces in the terminal."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from stack.trace import LogRecord, Span
 from stack.tree import LONGEST_MESSAGE, printable, tree
 from stack.viewer import Viewer
 
-# By then the services and the Collector have exported all spans of a trace.
+# After this time, the services and the Collector have exported all spans of a trace.
 QUIET_SECONDS = 1.5
 LOOK_SECONDS = 0.5
 # The consumer retries a reading for a minute if echo fails.
@@ -29,11 +29,11 @@ def show(settings: Settings, wanted: str | None) -> None:
     """Prints the trace of the last reading, or of the given id.
 
     Args:
-        settings: Where the backend is.
+        settings: The settings with the backend's port.
         wanted: A trace id, or the ``message_id`` of a reading; None for the last reading.
 
     Raises:
-        StackError: If there is none, or no backend on this machine.
+        StackError: If there is no such trace, or no backend on this machine.
     """
     viewer = local_viewer(settings)
     found = wanted_trace_ids(viewer, wanted) if wanted else last_trace_ids(viewer)
@@ -44,10 +44,10 @@ def show(settings: Settings, wanted: str | None) -> None:
 
 
 def watch(settings: Settings) -> None:
-    """Prints each trace as it arrives, until interrupted, or until nobody reads on.
+    """Prints each trace as it arrives, until interrupted, or until nobody reads the output.
 
     Raises:
-        StackError: If there is no backend on this machine, or it goes away.
+        StackError: If there is no backend on this machine, or it stops.
     """
     viewer = local_viewer(settings)
     arrivals = Arrivals()
@@ -71,11 +71,11 @@ class Arrivals:
         self._told: dict[str, int] = {}
 
     def complete(self, span_counts: dict[str, int], now: float) -> list[str]:
-        """The traces that are new or have grown since the last call; the oldest first.
+        """The complete traces that are new or have grown since the last call; the oldest first.
 
         Args:
-            span_counts: How many spans each trace has, the newest trace first.
-            now: Seconds of a clock that never goes back.
+            span_counts: The number of spans of each trace, the newest trace first.
+            now: Seconds of a monotonic clock.
         """
         previous = self._changed
         self._changed = {
@@ -104,7 +104,7 @@ def local_viewer(settings: Settings) -> Viewer:
 
 
 def last_trace_ids(viewer: Viewer) -> list[str]:
-    """The trace of the last reading that had time to arrive, and that of its batch.
+    """The id of the trace of the last reading that had time to arrive, and of its batch.
 
     Raises:
         StackError: If there is none.
@@ -120,7 +120,7 @@ def last_trace_ids(viewer: Viewer) -> list[str]:
 
 
 def wanted_trace_ids(viewer: Viewer, wanted: str) -> list[str]:
-    """The trace with this id, or those of the reading with this ``message_id``, and those of their batches.
+    """The id of this trace, or of the traces of the reading with this ``message_id``, and of their batches.
 
     Raises:
         StackError: If there is none.
@@ -135,7 +135,7 @@ def wanted_trace_ids(viewer: Viewer, wanted: str) -> list[str]:
 
 
 def with_batches(viewer: Viewer, trace_ids: list[str]) -> list[str]:
-    """These traces and those that are linked to one of them, the newest first."""
+    """These traces and those with a link to one of them, the newest first."""
     linking = [viewer.linking_trace_ids(trace_id, 0, time.time_ns()) for trace_id in trace_ids[:MOST_AT_ONCE]]
     return list(dict.fromkeys([*(trace_id for ids in linking for trace_id in ids), *trace_ids]))
 

@@ -61,29 +61,29 @@ class Supervisor:
     """Starts processes, restarts those that end, and logs what they print.
 
     Args:
-        folder: For its configuration and its logs; each folder has its own supervisor.
+        folder: The folder for its configuration and its logs; each folder has its own supervisor.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._configuration = self._folder / "supervisord.conf"
-        # The path of a socket has at most 107 characters, and that of the checkout may be longer.
+        # The path of a socket has at most 107 characters; the path of the checkout may be longer.
         digest = hashlib.sha256(str(self._folder).encode()).hexdigest()[:16]
         self.socket = Path(tempfile.gettempdir()) / f"mqtt-tracing-{os.getuid()}-{digest}.sock"
 
     def log(self, name: str) -> Path:
-        """Where the log of a process is."""
+        """The path of a process's log."""
         return self._folder / "logs" / f"{name}.log"
 
     def start(self, described: Iterable[tuple[str, int, Path]], environment: Mapping[str, str]) -> None:
         """Prepares processes, without starting any.
 
         Args:
-            described: Name, wave and description of each, as ``launch`` takes it. The last wave is stopped first.
-            environment: The supervisor's own.
+            described: Name, wave and description file of each, as ``launch`` takes it. The last wave is stopped first.
+            environment: The environment of the supervisor itself.
 
         Raises:
-            StackError: If it does not come up.
+            StackError: If it does not start.
         """
         self._configure(described)
         subprocess.run(
@@ -103,7 +103,7 @@ class Supervisor:
         """Prepares these processes instead; those that stay the same keep running.
 
         Args:
-            described: As for ``start``. Running processes that are not among them must be stopped before.
+            described: As for ``start``. Stop running processes that are not among them before.
         """
         self._configure(described)
         with self.connected() as supervisor:
@@ -126,7 +126,7 @@ class Supervisor:
         self._configuration.write_text(text)
 
     def pid(self) -> int | None:
-        """Its process id, even if its socket is gone; None if it does not run."""
+        """The supervisor's process id, even if its socket is gone; None if it does not run."""
         return self._answering_pid() or next(
             (
                 process.pid
@@ -140,7 +140,7 @@ class Supervisor:
         """Stops the processes, then itself.
 
         Raises:
-            StackError: If it goes on, or is another user's.
+            StackError: If the supervisor keeps running, or belongs to another user.
         """
         if (pid := self.pid()) is None:
             return
@@ -149,7 +149,7 @@ class Supervisor:
             supervisor.terminate()
             supervisor.wait(STOP_SECONDS)
         except psutil.NoSuchProcess:
-            # It has ended meanwhile.
+            # The supervisor has ended meanwhile.
             return
         except psutil.AccessDenied:
             raise StackError(OF_ANOTHER_USER.format(pid)) from None
@@ -158,7 +158,7 @@ class Supervisor:
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
-        """Its own interface, until the block ends."""
+        """The supervisor's XML-RPC interface during the block."""
         # The address is not used: the transport goes through the socket.
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
@@ -168,7 +168,7 @@ class Supervisor:
         """What supervisor knows about each process, by name; empty if supervisor does not run.
 
         Raises:
-            StackError: If it runs, but cannot be asked.
+            StackError: If supervisor runs, but does not answer.
         """
         if self._answering_pid():
             with self.connected() as supervisor:
@@ -180,11 +180,11 @@ class Supervisor:
         return {}
 
     def is_stopped(self, name: str) -> bool:
-        """Whether a process does not run and will not be restarted automatically."""
+        """Tells whether a process does not run and will not be restarted automatically."""
         return self.processes()[name]["state"] in STOPPED
 
     def start_process(self, name: str) -> None:
-        """Starts a process that is stopped, and does not wait for it.
+        """Starts a stopped process without waiting for it.
 
         Raises:
             StackError: If it cannot be started.

@@ -1,4 +1,4 @@
-"""A trace as a backend holds it, and the interface of a trace backend."""
+"""A trace from a backend, and the interface of a trace backend."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Span:
 
     @property
     def milliseconds(self) -> float:
-        """How long it took."""
+        """The duration in milliseconds."""
         return (self.end - self.start) / 1e6
 
 
@@ -55,10 +55,10 @@ class LogRecord:
 
 
 class TraceBackend(ABC):
-    """A backend that can be asked for traces. Times are in nanoseconds since 1970.
+    """A backend that can be queried for traces. Times are in nanoseconds since 1970.
 
     Raises:
-        StackError: From each method that asks, if the backend does not answer.
+        StackError: From each method that queries, if the backend does not answer.
     """
 
     @abstractmethod

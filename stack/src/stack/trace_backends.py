@@ -1,4 +1,4 @@
-"""The query interfaces of Zipkin and Jaeger: they return traces in the stack's own form."""
+"""The query APIs of Zipkin and Jaeger; they return traces in the stack's own form."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from stack.trace import Span, TraceBackend, Value
 
 
 class Zipkin(TraceBackend):
-    """Asks Zipkin, by its API version 2."""
+    """Queries Zipkin by its API version 2."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = local_url(settings.zipkin_port)
@@ -28,7 +28,7 @@ class Zipkin(TraceBackend):
 
 
 class Jaeger(TraceBackend):
-    """Asks Jaeger, by the API of its own page."""
+    """Queries Jaeger by the API of its own UI."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = local_url(settings.jaeger_port)
@@ -49,7 +49,7 @@ def _zipkin_span(data: dict[str, Any]) -> Span:
     attributes: dict[str, Value] = {
         name: int(value) if name in INTEGERS and value.isdigit() else value for name, value in tags.items()
     }
-    # Zipkin stores names in lower case; the method of an HTTP span is in capitals.
+    # Zipkin stores names in lower case, but the method of an HTTP span is in capitals.
     method = tags.get("http.request.method", "")
     failed = tags.get("otel.status_code") == "ERROR" or "error" in tags
     return Span(

@@ -24,7 +24,7 @@ def tree(spans: list[Span]) -> Tree:
     """The spans of one trace, each below its parent.
 
     Args:
-        spans: All spans that the backend holds of the trace; at least one.
+        spans: All spans of the trace in the backend; at least one.
     """
     top = Tree(Text(f"trace {spans[0].trace_id}"))
 

@@ -1,4 +1,4 @@
-"""``make verify``: one reading through the stack, and its trace as the backend holds it."""
+"""``make verify``: sends one reading through the stack and checks its trace in the backend."""
 
 import json
 import re
@@ -31,7 +31,7 @@ PUBLISH_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Reading:
-    """A reading that was published."""
+    """A published reading."""
 
     trace_id: str
     message_id: str
@@ -43,9 +43,9 @@ def verify(runtime: Runtime, settings: Settings, backend: Backend | None = None)
     """Sends one reading and checks its trace; returns the exit code.
 
     Args:
-        runtime: The runtime that the stack runs in.
+        runtime: The runtime in which the stack runs.
         settings: The stack's settings.
-        backend: Which of BACKENDS to ask; None asks Scout, or the local Scout.
+        backend: One of BACKENDS to query; None queries Scout, or the local Scout.
 
     Raises:
         StackError: If the Collector or the backend does not answer.
@@ -73,7 +73,7 @@ def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
     """Sends one reading and looks for it; arguments as for ``verify``.
 
     Raises:
-        BrokenHopError: If it does not become whole in time.
+        BrokenHopError: If its trace is not whole in time.
     """
     # Without the Collector no telemetry arrives anywhere.
     metrics = collector_metrics(settings)
@@ -129,10 +129,10 @@ def publish(runtime: Runtime, settings: Settings) -> Reading:
 
 
 def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings) -> None:
-    """Waits until a backend holds the whole trace of a reading, or that of its batch.
+    """Waits until a backend has the whole trace of a reading, or that of its batch.
 
     Raises:
-        BrokenHopError: If it does not become whole in time.
+        BrokenHopError: If the trace is not whole in time.
     """
     reading = publish(runtime, settings)
     deadline = time.monotonic() + TRACE_SECONDS
@@ -166,7 +166,7 @@ def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings
 
 
 def batch_of(backend: TraceBackend, spans: list[Span], reading: Reading) -> list[Span]:
-    """The trace of the batch that the reading was processed in, if it was: it is linked to the publish span."""
+    """The trace of the batch in which the reading was processed, if any; it has a link to the publish span."""
     spans = without_new_services(spans)
     if [span.kind for span in spans] != ["Producer"]:
         return []
@@ -181,12 +181,12 @@ def in_prometheus(runtime: Runtime, settings: Settings, prometheus: Prometheus) 
     """Waits until a reading has been counted.
 
     Raises:
-        BrokenHopError: If it is not in time.
+        BrokenHopError: If it has not been counted in time.
     """
     counted = "sum(message_count_total)"
     before = prometheus.value(counted)
     publish(runtime, settings)
-    # The services export metrics every few seconds, and Prometheus fetches them every few seconds.
+    # The services export metrics every few seconds, and Prometheus scrapes them every few seconds.
     deadline = time.monotonic() + METRIC_SECONDS
     while (now := prometheus.value(counted)) <= before:
         if time.monotonic() > deadline:
@@ -200,7 +200,7 @@ def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics,
     """Waits until the Collector has delivered a reading's spans to a backend that cannot be queried.
 
     Raises:
-        BrokenHopError: If it has not in time.
+        BrokenHopError: If it has not delivered them in time.
     """
     before = metrics.total("exporter_sent_spans", exporter=exporter)
     reading = publish(runtime, settings)
@@ -214,7 +214,7 @@ def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics,
 
 
 def explain_no_export(log: str, settings: Settings) -> Break:
-    """Why the Collector has delivered nothing, from its log."""
+    """Explains from the Collector's log why it has delivered nothing."""
     hint = (
         "Nothing reaches Scout: verify the four SCOUT_* values and that the token endpoint is reachable; "
         "make logs PART=collector shows the Collector's own messages."
@@ -228,7 +228,7 @@ def explain_no_export(log: str, settings: Settings) -> Break:
 
 
 def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
-    """Whether the reading was processed in a trace of its own."""
+    """Finds out whether the reading was processed in a separate trace."""
     elsewhere = viewer.trace_ids(reading.published, time.time_ns(), ("messaging.message.id", reading.message_id))
     for trace_id in elsewhere:
         for span in viewer.trace(trace_id) if trace_id != reading.trace_id else []:
@@ -245,7 +245,7 @@ def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
 def explain_waiting(runtime: Runtime, found: Break) -> Break:
     """Names echo, if the consumer keeps the reading only because echo does not run."""
     echo = {name: state for name, state, _ in runtime.states()}.get("echo", "stopped")
-    # The first before the failed requests are in the backend, the second after.
+    # The first hop until the failed requests are in the backend, the second after that.
     waiting = found.hop in ("Mosquitto → consumer", "consumer → HTTP")
     if not waiting or echo == "healthy":
         return found

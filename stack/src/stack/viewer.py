@@ -1,4 +1,4 @@
-"""The viewer's query interface: JSON-RPC 2.0 at ``/rpc`` (otel-desktop-viewer 0.4)."""
+"""The viewer's query API: JSON-RPC 2.0 at ``/rpc`` (otel-desktop-viewer 0.4)."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Viewer(TraceBackend):
         Args:
             start: The earliest start of a span.
             end: The latest start of a span.
-            attribute: Only traces with a span that has this attribute.
+            attribute: Name and value; limits the result to traces with a span that has this attribute.
         """
         if attribute is None:
             return list(self.span_counts(start, end))
@@ -47,11 +47,11 @@ class Viewer(TraceBackend):
         return _ids(self._search("searchTraces", start, end, where, service))
 
     def span_counts(self, start: int, end: int) -> dict[str, int]:
-        """How many spans each trace has that started between two times; times and order as for ``trace_ids``."""
+        """The number of spans of each trace that started between two times; times and order as for ``trace_ids``."""
         return {summary["traceID"]: summary["spanCount"] for summary in self._search("searchTraces", start, end)}
 
     def logs(self, trace_id: str, start: int, end: int) -> list[LogRecord]:
-        """What was logged inside a trace, in the order of time; times as for ``trace_ids``."""
+        """The log records of a trace, ordered by time; times as for ``trace_ids``."""
         found = self._search("searchLogs", start, end, _field("traceID"), trace_id)
         records = [
             LogRecord(int(entry["timestamp"]), entry["severityText"], entry["serviceName"], entry["bodyPreview"])

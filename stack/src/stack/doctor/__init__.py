@@ -36,7 +36,7 @@ def doctor(runtime: Runtime, settings: Settings) -> int:
 
 
 def parts(runtime: Runtime) -> Iterator[Result]:
-    """Whether each part runs."""
+    """Checks that each part runs."""
     away = runtime.away()
     for name, state in away.items():
         yield Result("parts", f"{name} is {state}.", f"`make up` starts it; `make logs PART={name}` shows its log.")
@@ -64,7 +64,7 @@ class _Group(threading.Thread):
             self._failed = error
 
     def results(self, deadline: float) -> list[Result]:
-        """Waits for them until a time of the monotonic clock, in seconds."""
+        """Waits for the results until a time of the monotonic clock, in seconds."""
         self.join(max(0.0, deadline - time.monotonic()))
         if self._failed:
             raise self._failed

@@ -1,4 +1,4 @@
-"""Which readings of the last minutes had no usable context, as the backend shows it."""
+"""Finds readings of the last minutes without a usable context, from the backend's spans."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MOST_TRACES = 20
 
 
 def examine(settings: Settings) -> Iterator[Result]:
-    """Whether process spans of the consumer are roots, though they should have a parent."""
+    """Finds process spans of the consumer that are roots, though they should have a parent."""
     title = "missing context"
     if not settings.local_scout:
         yield Result(title, "search Scout for mqtt.missing_context=true.")

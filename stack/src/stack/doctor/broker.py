@@ -1,4 +1,4 @@
-"""Who speaks to the broker, and what is on the wire: protocol version, user properties, QoS, times."""
+"""Checks the broker's clients and the messages on the wire: protocol version, user properties, QoS, times."""
 
 import json
 import re
@@ -32,7 +32,7 @@ SHORTEST_LISTEN_SECONDS = 3.0
 LONGEST_LISTEN_SECONDS = 8.0
 LATELY = timedelta(minutes=5)
 CLOCK_SECONDS = 5.0
-# As Mosquitto numbers them in its log.
+# The numbers of protocol versions in Mosquitto's log.
 PROTOCOLS = {"1": "3.1", "2": "3.1.1", "5": "5"}
 CONNECTED = re.compile(r"(\S+): New client connected from \S+ as (.*) \(p(\d), c\d, k\d+(?:, u'(.*)')?\)\.$")
 DROPPED = re.compile(r"\S+: Outgoing messages are being dropped for client (.*)\.$")
@@ -43,19 +43,19 @@ _propagator = TraceContextTextMapPropagator()
 
 @dataclass(frozen=True)
 class Heard:
-    """A reading as it came over the wire."""
+    """A reading as the broker delivered it."""
 
     topic: str
     qos: int
     user_properties: list[tuple[str, str]]
-    # What the payload says, where it is a JSON object.
+    # The payload, if it is a JSON object.
     payload: dict[str, Any]
     # Seconds since 1970.
     arrived: float
 
     @property
     def context(self) -> str:
-        """Where its trace context is: ``properties`` or ``payload``; otherwise why it has no usable one."""
+        """The place of its trace context, ``properties`` or ``payload``; otherwise the reason why it has none."""
         traceparents = {value for name, value in self.user_properties if name == "traceparent"}
         if len(traceparents) > 1:
             return "duplicate"
@@ -67,13 +67,13 @@ class Heard:
 
 
 def is_traceparent(value: object) -> bool:
-    """Whether it is valid W3C Trace Context."""
+    """Tells whether a value is a valid traceparent of W3C Trace Context."""
     carrier = {"traceparent": value} if isinstance(value, str) else {}
     return get_current_span(_propagator.extract(carrier, Context())).get_span_context().is_valid
 
 
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
-    """What the broker's log and a few seconds of readings show."""
+    """Checks the broker's log and the readings of a few seconds."""
     try:
         readings = listen(runtime, settings)
     except StackError as error:
@@ -93,7 +93,7 @@ def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
 
 
 def log(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Iterator[Result]:
-    """What the broker's log shows, where it is the stack's."""
+    """Checks the broker's log, if the broker is the stack's own."""
     if settings.own_broker:
         yield protocol(runtime, in_payload=in_payload)
         yield from dropped(runtime.log_text("mosquitto"))
@@ -102,10 +102,10 @@ def log(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Iterator[R
 
 
 def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
-    """Makes a client that logs in as the operator; to another broker, the way that the consumer takes.
+    """Makes a client that logs in as the operator; it connects to another broker in the same way as the consumer.
 
     Raises:
-        ValueError: A file that the consumer has is not there for this machine's user.
+        ValueError: If this machine's user cannot read a file that the consumer uses.
     """
     username, password = settings.mqtt_operator_username, settings.mqtt_operator_password
     if not settings.own_broker:
@@ -122,15 +122,15 @@ def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
 
 
 def listen_seconds(settings: Settings) -> float:
-    """Long enough for a reading of each sensor, within limits."""
+    """The seconds in which each sensor should send a reading, within limits."""
     return min(LONGEST_LISTEN_SECONDS, max(SHORTEST_LISTEN_SECONDS, settings.interval_seconds * 1.2))
 
 
 def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
-    """The readings of the next seconds, as the operator's user sees them.
+    """The readings that the operator's user receives in the next seconds.
 
     Raises:
-        StackError: If the broker does not take the operator in.
+        StackError: If the broker refuses the operator.
     """
     heard: list[Heard] = []
     connected = threading.Event()
@@ -139,7 +139,7 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
     def on_connect(client: mqtt.Client, userdata: None, flags: object, reason_code: Any, properties: object) -> None:
         if reason_code.is_failure:
             refusals.append(str(reason_code))
-        # QoS 2, so that each comes as it was published; kept ones say nothing about now.
+        # QoS 2 delivers each with the QoS of its publisher; retained messages are not current, so they are left out.
         if client.protocol == mqtt.MQTTv5:
             now = SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
             client.subscribe(READINGS, options=now)
@@ -171,7 +171,7 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
 
 
 def dropped(log: str) -> Iterator[Result]:
-    """For whom the broker has dropped messages, as its log says."""
+    """Finds clients for which the broker has dropped messages, according to its log."""
     clients = sorted({match[1] for line in log.splitlines() if (match := DROPPED.match(line))})
     if clients:
         yield Result(
@@ -200,8 +200,8 @@ def protocol(runtime: Runtime, *, in_payload: bool) -> Result:
     """The protocol version of each client, from the broker's log.
 
     Args:
-        runtime: Has the log.
-        in_payload: Whether readings carry their context in the payload, which every version can.
+        runtime: The runtime, for the log.
+        in_payload: True if readings carry their context in the payload, which works with every version.
     """
     title = "protocol"
     clients = lately_connected(runtime.log_text("mosquitto"), datetime.now(UTC))
@@ -223,7 +223,7 @@ def protocol(runtime: Runtime, *, in_payload: bool) -> Result:
 
 @dataclass(frozen=True)
 class Client:
-    """A client that the broker's log names."""
+    """A client in the broker's log."""
 
     client_id: str
     user: str
@@ -232,7 +232,7 @@ class Client:
 
 
 def lately_connected(log: str, now: datetime) -> list[Client]:
-    """The clients that are connected, or were in the last minutes."""
+    """The clients that are connected now, or were in the last minutes."""
     clients: dict[str, Client] = {}
     ended: set[str] = set()
     for line in log.splitlines():
@@ -249,7 +249,7 @@ def lately_connected(log: str, now: datetime) -> list[Client]:
 
 
 def silence(settings: Settings) -> Result:
-    """What it means that no reading came."""
+    """Explains why no reading came."""
     seconds = listen_seconds(settings)
     says = f"no reading arrived within {seconds:.0f} s."
     if settings.interval_seconds > seconds:
@@ -278,7 +278,7 @@ FIXES = {
 
 
 def user_properties(readings: list[Heard]) -> Iterator[Result]:
-    """Whether each reading carries exactly one valid traceparent."""
+    """Checks that each reading carries exactly one valid traceparent."""
     title = "user properties"
     contexts = [reading.context for reading in readings]
     for reason, (says, fix) in FIXES.items():
@@ -291,7 +291,7 @@ def user_properties(readings: list[Heard]) -> Iterator[Result]:
 
 
 def qos(readings: list[Heard]) -> Result:
-    """Whether the publishers wait for an acknowledgement."""
+    """Checks that the publishers wait for an acknowledgement."""
     at_most_once = [reading for reading in readings if reading.qos == 0]
     if not at_most_once:
         return Result("QoS", f"all of {len(readings)} readings were published with QoS 1 or 2.")
@@ -304,7 +304,7 @@ def qos(readings: list[Heard]) -> Result:
 
 
 def timestamps(readings: list[Heard]) -> Result:
-    """Whether the sensors' clocks agree with this machine's."""
+    """Checks that the sensors' clocks agree with this machine's."""
     wrong = [(reading, behind) for reading in readings if abs(behind := _seconds_behind(reading)) > CLOCK_SECONDS]
     if not wrong:
         return Result("sensor clocks", f"no reading is more than {CLOCK_SECONDS:.0f} s away from this machine's time.")

@@ -1,4 +1,4 @@
-"""Whether the Collector accepts and delivers what the services send, by its own metrics."""
+"""Checks by the Collector's own metrics that it accepts and delivers what the services send."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from stack.settings import Settings
 TIMEOUT_SECONDS = 3.0
 WATCH_SECONDS = 3.0
 LOOK_SECONDS = 0.5
-# What the items of a signal are called, in the counters and in messages.
+# The name of each signal's items, in the counters and in messages.
 SIGNALS = {
     "traces": ("spans", "spans"),
     "metrics": ("metric_points", "metric points"),
@@ -20,7 +20,7 @@ SIGNALS = {
 
 
 def examine(settings: Settings) -> Iterator[Result]:
-    """What the metrics show over a few seconds."""
+    """Checks the metrics over a few seconds."""
     looks = [collector_metrics(settings, TIMEOUT_SECONDS)]
     for _ in range(round(WATCH_SECONDS / LOOK_SECONDS)):
         time.sleep(LOOK_SECONDS)
@@ -33,7 +33,7 @@ def examine(settings: Settings) -> Iterator[Result]:
 
 
 def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
-    """Whether data waits and none is delivered."""
+    """Finds out whether data waits and none is delivered."""
     waiting = {}
     for signal, (counter, words) in SIGNALS.items():
         queued = [metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal) for metrics in looks]
@@ -49,7 +49,7 @@ def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
 
 
 def full(metrics: CollectorMetrics) -> Iterator[Result]:
-    """Whether the queue will soon be full."""
+    """Finds out whether the queue will soon be full."""
     for signal, (_, words) in SIGNALS.items():
         size = metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal)
         capacity = metrics.total("exporter_queue_capacity", exporter=EXPORTER, data_type=signal)
@@ -62,7 +62,7 @@ def full(metrics: CollectorMetrics) -> Iterator[Result]:
 
 
 def lost(metrics: CollectorMetrics) -> Iterator[Result]:
-    """Whether the Collector has dropped data."""
+    """Finds out whether the Collector has dropped data."""
     gone = {
         words: metrics.total(f"exporter_send_failed_{counter}", exporter=EXPORTER)
         + metrics.total(f"exporter_enqueue_failed_{counter}", exporter=EXPORTER)
@@ -77,7 +77,7 @@ def lost(metrics: CollectorMetrics) -> Iterator[Result]:
 
 
 def refused(metrics: CollectorMetrics) -> Iterator[Result]:
-    """Whether the Collector has refused data of the services."""
+    """Finds out whether the Collector has refused data from the services."""
     away = {
         words: metrics.total(f"receiver_refused_{counter}") + metrics.total(f"receiver_failed_{counter}")
         for counter, words in SIGNALS.values()

@@ -15,7 +15,7 @@ class Result:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing to fix."""
+        """True if there is nothing to fix."""
         return not self.fix
 
 

@@ -1,4 +1,4 @@
-"""The way from the Collector to Scout: the four values, the token endpoint, the gateway, the clocks."""
+"""Checks the path from the Collector to Scout: the four values, the token endpoint, the gateway, the clocks."""
 
 import re
 import time
@@ -22,14 +22,14 @@ PLACEHOLDER = re.compile(r"[<>]|\.\.\.|\byour|change.?me|placeholder|x{3,}|\btod
 
 @dataclass(frozen=True)
 class Skew:
-    """How far another machine's clock is from this one's."""
+    """The difference between another machine's clock and this one's."""
 
     where: str
     seconds: float
 
 
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
-    """What a request for a token and an empty export show; neither changes anything."""
+    """Checks with a token request and an empty export; neither changes anything."""
     yield from values(runtime, settings)
     skews: list[Skew] = []
     given = scout_values(settings)
@@ -41,7 +41,7 @@ def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
 
 
 def values(runtime: Runtime, settings: Settings) -> Iterator[Result]:
-    """Whether the four values can be right, and whether the Collector has them."""
+    """Checks that the four values can be right, and that the Collector has them."""
     title = "SCOUT_* values"
     given = scout_values(settings)
     running = runtime.environment("collector")
@@ -68,7 +68,7 @@ def values(runtime: Runtime, settings: Settings) -> Iterator[Result]:
 
 
 def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str | None]:
-    """Asks for a token as the Collector does: client credentials, in the header or else in the form."""
+    """Requests a token as the Collector does: client credentials in the header, or else in the form."""
     title = "token endpoint"
     url = given["SCOUT_TOKEN_URL"]
     login = (given["SCOUT_CLIENT_ID"], given["SCOUT_CLIENT_SECRET"])
@@ -96,7 +96,7 @@ def ask_for_token(given: dict[str, str], skews: list[Skew]) -> tuple[Result, str
 
 
 def send_nothing(given: dict[str, str], token: str, skews: list[Skew]) -> Result:
-    """Sends an export without a span, with the token."""
+    """Sends an export without spans, with the token."""
     title = "gateway"
     url = f"{given['SCOUT_OTLP_ENDPOINT']}/v1/traces"
     try:
@@ -114,7 +114,7 @@ def send_nothing(given: dict[str, str], token: str, skews: list[Skew]) -> Result
 
 
 def clocks(skews: list[Skew]) -> Result:
-    """Whether this machine's clock agrees with the clocks of those that check its tokens."""
+    """Checks that this machine's clock agrees with those of the machines that check its tokens."""
     wrong = [skew for skew in skews if abs(skew.seconds) > CLOCK_SECONDS]
     if not skews:
         return Result("clock", "no answer had a Date header.")
