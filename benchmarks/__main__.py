@@ -12,13 +12,13 @@ SUBJECTS = ("library", "consumer", "latency", "growth", "memory")
 
 
 def main() -> None:
-    """Measures what was asked for; what was measured before stays in the report."""
+    """Measures the given subjects; earlier results of the others stay in the report."""
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measures the stack against its limits.")
     parser.add_argument("subject", nargs="*", help=f"any of {', '.join(SUBJECTS)}, or report; all by default")
     wanted: list[str] = parser.parse_args().subject or list(SUBJECTS)
     if unknown := set(wanted) - {*SUBJECTS, "report"}:
         parser.error(f"ONLY is {' '.join(sorted(unknown))}; it may be any of {', '.join(SUBJECTS)}, or report")
-    # Told to stop, it ends its stacks first.
+    # On SIGTERM it ends its stacks before it exits.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     modules = {subject: importlib.import_module(f"benchmarks.{subject}") for subject in SUBJECTS}
     for subject in SUBJECTS:

@@ -23,13 +23,13 @@ Method = Callable[..., Any]
 
 
 class ByHand:
-    """The methods that are put in the place of paho's.
+    """The methods that replace those of paho.
 
     Args:
         publish: The publish span of one message.
         process: Its process span.
         data: Its metrics.
-        names: What stands for what in their names and attributes.
+        names: The placeholders in their names and attributes.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ByHand:
         self._noted: deque[int] = deque()
 
     def publish(self, original: Method) -> Method:
-        """In the place of ``Client.publish``."""
+        """Replaces ``Client.publish``."""
         attributes_of_all = self._publish_attributes
 
         def publish(client: Any, topic: str, payload: str, qos: int = 0, **others: Any) -> Any:
@@ -73,14 +73,14 @@ class ByHand:
             properties.UserProperty = list(carrier.items())
             info = original(client, topic, payload, qos, properties=properties)
             self._open[info.mid] = span, started, context
-            if info.is_published():  # the acknowledgement was quicker
+            if info.is_published():  # the acknowledgement came first
                 self._acknowledged(info.mid)
             return info
 
         return publish
 
     def do_on_publish(self, original: Method) -> Method:
-        """In the place of ``Client._do_on_publish``, where paho holds its lock: the SDK may take its time elsewhere."""
+        """Replaces ``Client._do_on_publish``, where paho holds its lock; the SDK must not work under that lock."""
 
         def do_on_publish(client: Any, mid: int, *arguments: Any) -> Any:
             self._noted.append(mid)
@@ -89,7 +89,7 @@ class ByHand:
         return do_on_publish
 
     def handle_pubackcomp(self, original: Method) -> Method:
-        """In the place of ``Client._handle_pubackcomp``, which calls that one."""
+        """Replaces ``Client._handle_pubackcomp``, which calls ``_do_on_publish``."""
 
         def handle_pubackcomp(client: Any, *arguments: Any) -> Any:
             result = original(client, *arguments)
@@ -110,7 +110,7 @@ class ByHand:
             )
 
     def handle_on_message(self, original: Method) -> Method:
-        """In the place of ``Client._handle_on_message``."""
+        """Replaces ``Client._handle_on_message``."""
         attributes_of_all = self._process_attributes
 
         def handle_on_message(client: Any, message: Any) -> None:

@@ -41,7 +41,7 @@ EXPORTERS = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTE
 
 @dataclass(frozen=True)
 class Run:
-    """One run: readings a second, and CPU time in µs per reading of the program and of the parts around it."""
+    """The result of one run: readings per second, and CPU time in µs per reading of the program and the other parts."""
 
     rate: float
     cpu: float
@@ -51,7 +51,7 @@ class Run:
 def run(
     stack: Stack, program: str, readings: int, parts: dict[str, int], one_core: bool = False, **variables: str
 ) -> Run:
-    """Runs a program of ``programs/``; ``parts`` are the process ids of the parts around it."""
+    """Runs a program of ``programs/``; ``parts`` are the process ids of the other parts."""
     if program != "straight_to_echo":
         queue_up(stack, readings)
     before = {name: cpu_seconds(pid) for name, pid in parts.items()}
@@ -86,7 +86,7 @@ def benchmark() -> Result:
 
 
 def variants(stack: Stack, parts: dict[str, int], **variables: str) -> dict[str, Callable[..., Run]]:
-    """What is compared."""
+    """The programs to compare, by name."""
     one = partial(run, stack, parts=parts, **variables)
     return {
         "straight": partial(one, "straight_to_echo"),
@@ -97,7 +97,7 @@ def variants(stack: Stack, parts: dict[str, int], **variables: str) -> dict[str,
 
 
 def by_workers(programs: dict[str, Callable[..., Run]]) -> tuple[Table, int]:
-    """The rate at each number of workers, and which of them is the best with tracing on."""
+    """The rate at each number of workers, and the number that is best with tracing on."""
     names = ("straight", *CONSUMER)
     runs = {
         (workers, name): partial(programs[name], readings=SWEEP_READINGS, WORKERS=str(workers))
@@ -113,7 +113,7 @@ def by_workers(programs: dict[str, Callable[..., Run]]) -> tuple[Table, int]:
 
 
 def compare(programs: dict[str, Callable[..., Run]], workers: int) -> tuple[Table, list[Target]]:
-    """All of them with the same number of workers."""
+    """Compares all programs with the same number of workers."""
     runs = {name: partial(one, readings=READINGS, WORKERS=str(workers)) for name, one in programs.items()}
     found = alternating(runs, ROUNDS)
     rates = {name: [one.rate for one in outcomes] for name, outcomes in found.items()}
@@ -139,7 +139,7 @@ def compare(programs: dict[str, Callable[..., Run]], workers: int) -> tuple[Tabl
 
 
 def instructions(stack: Stack, **variables: str) -> Table:
-    """What no machine's load changes."""
+    """Counts instructions, which do not depend on the load of the machine."""
     log = stack.settings.run_dir / "logs" / "reading_cost.log"
     kinds: dict[str, dict[str, str]] = {
         "tracing off": OFF,
@@ -154,7 +154,7 @@ def instructions(stack: Stack, **variables: str) -> Table:
 
 
 def with_slow_echo(programs: dict[str, Callable[..., Run]]) -> tuple[Table, Target]:
-    """While echo waits, other readings go on: the plain loop cannot do that."""
+    """Measures with a slow echo: while one request waits, the consumer works on other readings; the loop cannot."""
     names = ("straight", *CONSUMER)
     runs = {
         (workers, name): partial(programs[name], readings=SLOW_READINGS, WORKERS=str(workers))

@@ -50,7 +50,7 @@ def benchmark() -> Result:
         with serving_echo(stack, "echo", OTEL_SDK_DISABLED="true") as (url, pid):
             payload = by_payload(stack, url, pid)
             consumers = by_consumers(stack, url)
-            # Last: the Collector is stopped, and devices publish to whoever is subscribed.
+            # Last, because the Collector is stopped, and every subscriber gets the devices' readings.
             devices = by_devices(stack)
             overload = overloaded(stack, url)
     return Result([devices, payload, consumers, overload])
@@ -64,7 +64,7 @@ def by_devices(stack: Stack) -> Table:
         seconds = max(LEAST_SECONDS, interval)
         with program(stack, "producer", "producer", DEVICES=str(devices), INTERVAL_SECONDS=str(interval)) as process:
             eventually(lambda process=process: psutil.Process(process.pid).num_threads() > 2)
-            time.sleep(2)  # the start is another matter
+            time.sleep(2)  # do not measure the start
             before = cpu_seconds(process.pid)
             time.sleep(seconds)
             cpu, memory = cpu_seconds(process.pid) - before, resident_mib(process.pid)

@@ -43,7 +43,7 @@ def benchmark() -> Result:
 
 @contextmanager
 def echo_and_consumer(stack: Stack, arrivals: Path) -> Iterator[None]:
-    """An echo that notes in a file what arrives, and a consumer that sends to it."""
+    """Runs an echo that notes arrivals in a file, and a consumer that sends to it."""
     (port,) = free_ports(1)
     with program(stack, "echo", "benchmarks.programs.noting_echo", arrivals, ECHO_PORT=str(port)):
         eventually(lambda: answers(local_url(port, "/healthz"))())
@@ -55,7 +55,7 @@ def echo_and_consumer(stack: Stack, arrivals: Path) -> Iterator[None]:
 
 
 def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
-    """Publishes at an even pace; the percentiles of the milliseconds to echo."""
+    """Publishes at an even pace; returns percentiles of the milliseconds to echo."""
     sent: dict[str, int] = {}
     with connected(stack, "operator") as client:
         due = time.monotonic()
@@ -78,7 +78,7 @@ def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
 
 
 def milliseconds_to_viewer(stack: Stack) -> float:
-    """Publishes one reading and looks until its trace is there."""
+    """Publishes one reading and measures until its trace is in the viewer."""
     made = numbered_reading(0)
     trace_id = secrets.token_hex(16)
     properties = traced_properties(made["device_id"], trace_id)

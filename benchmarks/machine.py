@@ -13,7 +13,7 @@ from stack.build import search_path
 
 
 def describe() -> dict[str, str]:
-    """What affects the figures."""
+    """The properties of the machine that affect the figures."""
     return {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",

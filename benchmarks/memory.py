@@ -17,12 +17,12 @@ from stack.settings import ROOT
 
 STARTS, REST_SECONDS = 3, 10
 LOAD_SECONDS = 30
-# Of the images, whatever the folder of the checkout is called.
+# The project name of the images, independent of the folder of the checkout.
 PROJECT = "mqtt-tracing-bench"
 
 
 def benchmark() -> Result:
-    """Starts, verifies, and then looks on."""
+    """Measures the start and `make verify`, then the memory of the parts."""
     seconds: dict[str, list[float]] = {"make up": [], "make verify": []}
     memory: list[list[str | float]] = []
     with running_stack() as stack:
@@ -49,14 +49,14 @@ def benchmark() -> Result:
 
 
 def timed(stack: Stack, command: str) -> float:
-    """Seconds that a command takes, which must succeed."""
+    """The seconds that a command takes; it must succeed."""
     started = time.monotonic()
     stack.run(command).check_returncode()
     return time.monotonic() - started
 
 
 def image_sizes() -> list[list[str | float]]:
-    """The sizes of the stack's images, in MB, where an engine can build them."""
+    """The sizes of the stack's images in MB, if a Docker engine can build them."""
     if not engine_answers():
         return [["no Docker engine answers", "not measured here"]]
     compose = ["docker", "compose", "--project-name", PROJECT]

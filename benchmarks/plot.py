@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 
 def draw(stored: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """Bars for each row of the tables that are worth a look."""
+    """Draws bars for each row of the most important tables."""
     chosen = [
         (subject, table)
         for subject, entry in stored.items()

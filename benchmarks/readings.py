@@ -22,7 +22,7 @@ def numbered_reading(number: int, **more: object) -> dict[str, object]:
 
 
 def traced_properties(device_id: object, trace_id: str | None = None) -> Properties:
-    """What the producer writes into a message: the context of a trace, sampled, and its baggage."""
+    """The user properties that the producer writes: the context of a sampled trace, and baggage."""
     properties = Properties(PacketTypes.PUBLISH)
     properties.UserProperty = [
         ("traceparent", f"00-{trace_id or secrets.token_hex(16)}-{secrets.token_hex(8)}-01"),
@@ -33,7 +33,7 @@ def traced_properties(device_id: object, trace_id: str | None = None) -> Propert
 
 @contextmanager
 def connected(stack: Stack, role: str, client_id: str = "", clean_start: bool = True) -> Iterator[mqtt.Client]:
-    """A client with raw paho as the operator, who may have any client id, or as a consumer."""
+    """A connected client of raw paho, as the operator, who may use any client id, or as a consumer."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
     password = getattr(stack.settings, f"mqtt_{role}_password").get_secret_value()
     client.username_pw_set(getattr(stack.settings, f"mqtt_{role}_username") + client_id.removeprefix(role), password)
@@ -51,7 +51,7 @@ def connected(stack: Stack, role: str, client_id: str = "", clean_start: bool = 
 
 
 def publish(stack: Stack, count: int, **more: object) -> None:
-    """Publishes readings, as fast as the broker acknowledges them."""
+    """Publishes readings as fast as the broker acknowledges them."""
     with connected(stack, "operator") as client:
         infos: list[mqtt.MQTTMessageInfo] = []
         for number in range(count):
@@ -63,7 +63,7 @@ def publish(stack: Stack, count: int, **more: object) -> None:
 
 
 def queue_up(stack: Stack, count: int, sessions: tuple[str, ...] = ("consumer",), **more: object) -> None:
-    """Leaves so many readings for the consumer: they wait at the broker, in its session."""
+    """Publishes so many readings into the consumer's session, where they wait at the broker."""
     topic_filter = "sensors/+/reading" if len(sessions) == 1 else "$share/consumers/sensors/+/reading"
     for session in sessions:
         with connected(stack, "consumer", session) as client:

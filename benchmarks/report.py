@@ -15,7 +15,7 @@ STORE = HERE / "results.json"
 
 
 def keep(subject: str, result: Result, seconds: float, store: Path = STORE) -> None:
-    """Puts what one benchmark found in the place of what it found before."""
+    """Replaces the earlier results of one benchmark."""
     stored: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     day = datetime.now(UTC).date().isoformat()
     stored[subject] = {"day": day, "seconds": round(seconds), "machine": describe(), **asdict(result)}
@@ -23,7 +23,7 @@ def keep(subject: str, result: Result, seconds: float, store: Path = STORE) -> N
 
 
 def load(store: Path = STORE) -> dict[str, dict[str, Any]]:
-    """What is kept, by subject."""
+    """The stored results, by subject."""
     return json.loads(store.read_text())
 
 
@@ -31,8 +31,8 @@ def markdown(stored: Mapping[str, Mapping[str, Any]], explanations: Mapping[str,
     """The whole report, in the order of the explanations.
 
     Args:
-        stored: What is kept, by subject.
-        explanations: What each subject measures and how: the documentation of its module.
+        stored: The stored results, by subject.
+        explanations: What each subject measures and how, from the docstring of its module.
     """
     found = [(subject, stored[subject]) for subject in explanations if subject in stored]
     lines = ["# What it costs and what it can do", ""]
@@ -58,7 +58,7 @@ def markdown(stored: Mapping[str, Mapping[str, Any]], explanations: Mapping[str,
 
 
 def cell(value: Cell) -> str:
-    """A figure with as many digits as say something."""
+    """A figure with its significant digits."""
     if isinstance(value, str):
         return value
     if isinstance(value, int):

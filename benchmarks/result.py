@@ -30,7 +30,7 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """Whether it is reached, or by how much not."""
+        """Tells whether the target is reached, or by how much it is missed."""
         if self.measured >= self.at_least:
             return "met"
         return f"missed by {self.at_least - self.measured:.2f}"
@@ -38,14 +38,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Result:
-    """What one benchmark found."""
+    """The results of one benchmark."""
 
     tables: Sequence[Table]
     targets: Sequence[Target] = field(default=())
 
 
 def alternating(runs: Mapping[Name, Callable[[], Outcome]], rounds: int) -> dict[Name, list[Outcome]]:
-    """Runs all variants in turn, and again: other load on the machine then bears on each of them alike."""
+    """Runs all variants in turn, in several rounds, so that other load on the machine affects all of them alike."""
     outcomes: dict[Name, list[Outcome]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -59,6 +59,6 @@ def median_ratio(measured: Sequence[float], reference: Sequence[float]) -> float
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent of the values do not exceed."""
+    """The value that this percentage of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered)) - 1))]

@@ -17,7 +17,7 @@ LOAD = {"DEVICES": "100", "INTERVAL_SECONDS": "1", "RUNTIME": "local"}
 
 
 def main() -> None:
-    """Prints a line a half minute, and what each part has grown since the first minute."""
+    """Prints a line every half minute, and the growth of each part since the first minute."""
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     subprocess.run([sys.executable, "-m", "stack", "up"], env={**os.environ, **LOAD}, check=True)
     runtime = LocalRuntime(Settings())

@@ -36,7 +36,7 @@ def running_stack(**values: str) -> Iterator[Stack]:
 
 @contextmanager
 def running_stack_with_remote_scout(**values: str) -> Iterator[Stack]:
-    """A stack whose Collector sends to a Scout elsewhere: what stores and shows the spans does not run beside it."""
+    """A stack whose Collector sends to a Scout elsewhere, so that no backend runs beside it."""
     with recording() as scout:
         scout.take = lambda path, body: None
         with running_stack(**scout.scout_values, **values) as stack:
@@ -44,12 +44,12 @@ def running_stack_with_remote_scout(**values: str) -> Iterator[Stack]:
 
 
 def environment(stack: Stack, part: str, **changed: str) -> dict[str, str]:
-    """What a part of the stack is started with, changed."""
+    """The environment of a part of the stack, with changes."""
     return {**stack.runtime.environment(part), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changed}
 
 
 def measure(program: str, variables: dict[str, str], log: Path, one_core: bool = False) -> dict[str, Any]:
-    """Runs one of the programs in ``programs/``, on one core if asked to; returns what it measured."""
+    """Runs one of the programs in ``programs/``, on one core if asked to; returns its measurement."""
     command = [*(ONE_CORE if one_core else []), sys.executable, "-m", f"benchmarks.programs.{program}"]
     with log.open("a") as errors:
         done = subprocess.run(
@@ -60,7 +60,7 @@ def measure(program: str, variables: dict[str, str], log: Path, one_core: bool =
 
 @contextmanager
 def serving_echo(stack: Stack, module: str, **changed: str) -> Iterator[tuple[str, int]]:
-    """An echo beside the stack's own; its URL and process id."""
+    """Runs a second echo; yields its URL and process id."""
     (port,) = free_ports(1)
     variables = environment(stack, "echo", ECHO_PORT=str(port), **changed)
     with subprocess.Popen([sys.executable, "-m", module], env=variables) as process:
@@ -72,13 +72,13 @@ def serving_echo(stack: Stack, module: str, **changed: str) -> Iterator[tuple[st
 
 
 def listens(port: int) -> bool:
-    """Whether something listens."""
+    """Tells whether something listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used."""
+    """The CPU time that a process has used."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
 
@@ -87,7 +87,7 @@ def cpu_seconds(pid: int) -> float:
 def program(
     stack: Stack, part: str, module: str, output: Path = Path(os.devnull), **changed: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program with the variables of a part, until the block ends; what it prints goes to a file."""
+    """Runs a program with the variables of a part during the block; its output goes to a file."""
     command = [sys.executable, "-m", module]
     log = stack.settings.run_dir / "logs" / f"{module}.log"
     with (
@@ -102,5 +102,5 @@ def program(
 
 
 def resident_mib(pid: int) -> float:
-    """Memory that a process holds, in MiB."""
+    """The resident memory of a process, in MiB."""
     return psutil.Process(pid).memory_info().rss / 2**20

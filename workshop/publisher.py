@@ -22,14 +22,14 @@ from paho.mqtt.properties import Properties
 
 
 def print_ids(span: Span, topic: str, payload: str, properties: Properties) -> None:
-    """Publish hook: names the reading on its span, and tells where to find it."""
+    """Publish hook: adds the id of the reading to its span, and prints the ids of reading and trace."""
     message_id = json.loads(payload)["message_id"]
     span.set_attribute("messaging.message.id", message_id)
     print(f"reading {message_id} in trace {format_trace_id(span.get_span_context().trace_id)}")
 
 
 def new_reading(device: str) -> dict[str, object]:
-    """A reading as echo takes it."""
+    """A reading that echo accepts."""
     return {
         "message_id": str(uuid4()),
         "device_id": device,
@@ -41,7 +41,7 @@ def new_reading(device: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Publishes it, and waits for the PUBACK where there is one."""
+    """Publishes the reading, and with QoS 1 waits for the PUBACK."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="workshop-001", help="whose reading it is")
     parser.add_argument("--qos", type=int, choices=(0, 1), default=1)

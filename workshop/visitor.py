@@ -1,4 +1,4 @@
-"""Connects to a broker and leaves; that it has connected is in a span, what the broker grants is not."""
+"""Connects to a broker and disconnects; a span shows that it connected, but not what the broker grants."""
 
 import os
 from typing import Any
@@ -13,23 +13,23 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-# For how long the broker is asked to keep the session.
+# The time for which the program asks the broker to keep the session.
 SESSION_SECONDS = 3600
 tracer = trace.get_tracer("visitor")
 
 
 def on_connect(client: mqtt.Client, userdata: None, flags: Any, reason_code: Any, properties: Any) -> None:
-    """Runs when the CONNACK is there; ``properties`` are what it carries."""
+    """Called when the CONNACK arrives; ``properties`` are its properties."""
     with tracer.start_as_current_span("connect"):
         print(reason_code)
-    # Nobody comes back to this session.
+    # Nobody uses this session again.
     end = Properties(PacketTypes.DISCONNECT)
     end.SessionExpiryInterval = 0
     client.disconnect(properties=end)
 
 
 def main() -> None:
-    """Connects without a client id of its own."""
+    """Connects without a client id."""
     provider = TracerProvider(resource=Resource.create({"service.name": "visitor"}))
     collector = f"http://127.0.0.1:{os.environ.get('OTLP_GRPC_PORT', '4317')}"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector)))

@@ -32,7 +32,7 @@ def received(number: int) -> mqtt.MQTTMessage:
 
 
 def main() -> None:
-    """Processes readings one by one, as the consumer's workers do, on a client that nobody has connected."""
+    """Processes readings one by one, as the consumer's workers do, with a client that is not connected."""
     settings = load_settings(Settings)
     setup_telemetry("consumer")
     PahoMqttInstrumentor().instrument(process_spans=False, settle_spans=False)

@@ -14,7 +14,7 @@ original = mqtt.Client.ack
 
 
 def ack(self: mqtt.Client, mid: int, qos: int) -> MQTTErrorCode:
-    """Acknowledges, and counts it."""
+    """Acknowledges a reading and counts it."""
     result = original(self, mid, qos)
     stopwatch.tick()
     return result

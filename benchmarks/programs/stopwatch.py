@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 
 class Stopwatch:
-    """Starts at the first tick; at the last it prints the seconds of time and of CPU time.
+    """Starts at the first tick; at the last tick it prints the elapsed seconds and the CPU seconds.
 
     Args:
-        ticks: How many ticks there will be; several threads may give them.
-        then: Called after the last.
+        ticks: The number of ticks; they may come from several threads.
+        then: Called after the last tick.
     """
 
     def __init__(self, ticks: int, then: Callable[[], object] = lambda: None) -> None:
@@ -21,7 +21,7 @@ class Stopwatch:
         self._numbers = itertools.count(1)
 
     def tick(self) -> None:
-        """One more reading is done."""
+        """Counts one finished reading."""
         number = next(self._numbers)
         if number == 1:
             self._started = time.perf_counter(), time.process_time()

@@ -27,7 +27,7 @@ def main() -> None:
     count = int(os.environ["READINGS"])
     stopwatch = Stopwatch(count)
     readings = [numbered_reading(number) for number in range(count)]
-    # Taking the next one from a list's iterator is one step for all threads.
+    # Getting the next item of a list's iterator is atomic, so threads can share it.
     payloads = iter([(str(made["message_id"]), json.dumps(made).encode()) for made in readings])
     threads = [threading.Thread(target=work, args=(payloads, stopwatch)) for _ in range(int(os.environ["WORKERS"]))]
     for thread in threads:

@@ -21,7 +21,7 @@ tracer = trace.get_tracer("alerter")
 
 
 def on_connect(client: mqtt.Client, *_: Any) -> None:
-    """Subscribes; after each reconnect, too."""
+    """Subscribes, also after each reconnect."""
     client.subscribe("sensors/+/reading", qos=1)
 
 
@@ -45,7 +45,7 @@ def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -
 
 
 def judge(message: mqtt.MQTTMessage) -> None:
-    """Says whether it is warm."""
+    """Prints whether it is warm."""
     reading = json.loads(message.payload)
     print(reading["device_id"], "is warm" if reading["temperature_c"] > 21 else "is fine")
 

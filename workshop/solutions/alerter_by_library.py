@@ -19,7 +19,7 @@ judged = count(1)
 
 
 def on_connect(client: mqtt.Client, *_: Any) -> None:
-    """Subscribes; after each reconnect, too."""
+    """Subscribes, also after each reconnect."""
     client.subscribe("sensors/+/reading", qos=1)
 
 
@@ -31,7 +31,7 @@ def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -
 
 
 def judge(message: mqtt.MQTTMessage) -> None:
-    """Says whether it is warm."""
+    """Prints whether it is warm."""
     reading = json.loads(message.payload)
     print(reading["device_id"], "is warm" if reading["temperature_c"] > 21 else "is fine")
 

@@ -19,12 +19,12 @@ received: list[mqtt.MQTTMessage] = []
 
 
 def on_connect(client: mqtt.Client, *_: Any) -> None:
-    """Subscribes; after each reconnect, too."""
+    """Subscribes, also after each reconnect."""
     client.subscribe("sensors/+/reading", qos=1)
 
 
 def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
-    """Keeps a reading; works on all of them with the last."""
+    """Keeps a reading; after the last one, works on all of them."""
     received.append(message)
     if len(received) == READINGS:
         with process_batch(received, client=client):
@@ -44,7 +44,7 @@ def main() -> None:
     collector = f"http://127.0.0.1:{os.environ.get('OTLP_GRPC_PORT', '4317')}"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector)))
     trace.set_tracer_provider(provider)
-    # on_message only keeps a reading: that needs no span.
+    # on_message only keeps a reading, which needs no span.
     PahoMqttInstrumentor().instrument(process_spans=False)
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.username_pw_set("operator", "operator-secret")

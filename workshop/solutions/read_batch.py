@@ -7,7 +7,7 @@ from stack.viewer import Viewer
 
 
 def main() -> None:
-    """Prints them as the answers file has them; an error while a span of them has not arrived."""
+    """Prints the answers in the form of the answers file; fails while a span is missing in the backend."""
     viewer = Viewer(Settings().viewer_port)
     newest = next(iter(viewer.trace_ids_of("digest", 0, time.time_ns())), None)
     if newest is None:

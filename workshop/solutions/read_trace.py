@@ -1,4 +1,4 @@
-"""Reads the answers to exercise 1 from a trace, as a program does: ``read_trace.py TRACE_ID``."""
+"""Reads the answers to exercise 1 from a trace: ``read_trace.py TRACE_ID``."""
 
 import sys
 
@@ -7,7 +7,7 @@ from stack.viewer import Viewer
 
 
 def main() -> None:
-    """Prints them as the answers file has them."""
+    """Prints the answers in the form of the answers file."""
     trace_id = sys.argv[1]
     spans = {span.kind: span for span in Viewer(Settings().viewer_port).trace(trace_id)}
     print(f"READING_TRACE={trace_id}")

@@ -1,4 +1,4 @@
-"""Connects to a broker and leaves; what the broker grants is in the attributes of the span."""
+"""Connects to a broker and disconnects; the attributes of the span show what the broker grants."""
 
 import os
 from typing import Any
@@ -13,9 +13,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-# For how long the broker is asked to keep the session.
+# The time for which the program asks the broker to keep the session.
 SESSION_SECONDS = 3600
-# What it means that a property is not in the CONNACK (MQTT 5.0, 3.2.2.3).
+# The meaning of a property that is absent from the CONNACK (MQTT 5.0, 3.2.2.3).
 DEFAULTS = {
     "ReceiveMaximum": 65535,
     "SessionExpiryInterval": SESSION_SECONDS,
@@ -26,7 +26,7 @@ tracer = trace.get_tracer("visitor")
 
 
 def on_connect(client: mqtt.Client, userdata: None, flags: Any, reason_code: Any, properties: Any) -> None:
-    """Runs when the CONNACK is there; ``properties`` are what it carries."""
+    """Called when the CONNACK arrives; ``properties`` are its properties."""
     sent = properties.json()
     with tracer.start_as_current_span("connect") as span:
         for name, value in sent.items():
@@ -36,14 +36,14 @@ def on_connect(client: mqtt.Client, userdata: None, flags: Any, reason_code: Any
     print(f"SESSION_SECONDS={granted['SessionExpiryInterval']}")
     print(f"SHARED={'yes' if granted['SharedSubscriptionAvailable'] else 'no'}")
     print(f"RETAINED={'yes' if granted['RetainAvailable'] else 'no'}")
-    # Nobody comes back to this session.
+    # Nobody uses this session again.
     end = Properties(PacketTypes.DISCONNECT)
     end.SessionExpiryInterval = 0
     client.disconnect(properties=end)
 
 
 def main() -> None:
-    """Connects without a client id of its own."""
+    """Connects without a client id."""
     provider = TracerProvider(resource=Resource.create({"service.name": "visitor"}))
     collector = f"http://127.0.0.1:{os.environ.get('OTLP_GRPC_PORT', '4317')}"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector)))

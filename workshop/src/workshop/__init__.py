@@ -1,10 +1,10 @@
 """``make workshop``, ``make check`` and ``make solution``: the exercises, whose pages are in ``workshop/``.
 
-A page holds all that is typed: the solution is its ``sh`` blocks under "Steps" and "Solution", in order, and what takes
-it back is the block under "Take it back". So a page and its solution cannot differ.
+A page has all commands: the solution runs its ``sh`` blocks under "Steps" and "Solution", in order; the block under
+"Take it back" undoes them. So a page and its solution cannot differ.
 
-What a person makes in exercise 3 is in files of ``workshop/mine`` whose names start with 3. A solution makes the same
-files; it neither writes over those of a person nor deletes them.
+A person's files for exercise 3 are in ``workshop/mine``, with names that start with 3. A solution makes the same files;
+it neither overwrites nor deletes those of a person.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from stack.settings import ROOT, Settings
 from stack.show import local_viewer
 from workshop.exercises import EXERCISES, MINE, WORKSHOP, Evidence, still_missing
 
-# By then the spans of the last seconds have arrived at the backend.
+# After this time, the spans of the last seconds have arrived at the backend.
 PATIENCE_SECONDS = 3.0
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
-# The commands of a page run as in a terminal of their own.
+# Not passed on, so that the commands of a page run as in a separate terminal.
 OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "EXERCISE", "UNDO")
 
 
@@ -66,7 +66,7 @@ def apply(runtime: Runtime, settings: Settings, exercise: str) -> None:
     """Does all steps on the page of an exercise, and its solution.
 
     Raises:
-        StackError: If there is no such exercise, a command fails, or there are files that it would write over; then
+        StackError: If there is no such exercise, a command fails, or there are files that it would overwrite; then
             nothing was done.
     """
     page = page_of(exercise)
@@ -103,10 +103,10 @@ def take_back(runtime: Runtime, settings: Settings, exercise: str) -> None:
 
 
 def reset(runtime: Runtime, settings: Settings, exercise: str) -> None:
-    """Takes an exercise back, and sets aside the files of a person: nothing of an earlier attempt counts any more.
+    """Undoes an exercise and renames the files of a person, so that nothing of an earlier attempt counts any more.
 
     Raises:
-        StackError: As ``take_back`` does.
+        StackError: For the same reasons as ``take_back``.
     """
     made = _made(exercise)
     for file in files_of(exercise):
@@ -130,7 +130,7 @@ def page_of(exercise: str) -> Path:
 
 
 def title(page: Path) -> str:
-    """Number and name of an exercise."""
+    """The number and the name of an exercise."""
     return page.read_text().splitlines()[0].removeprefix("# ")
 
 
@@ -140,17 +140,17 @@ def blocks(page: Path, heading: str) -> list[str]:
 
 
 def section(page: Path, heading: str) -> str:
-    """What stands under a heading of a page."""
+    """The text under a heading of a page."""
     return dict(SECTION.findall(page.read_text())).get(heading, "")
 
 
 def answers_file(exercise: str) -> str:
-    """Where the answers to an exercise are, from the repository's root."""
+    """The path of the answers to an exercise, from the repository's root."""
     return _name(MINE / f"{exercise}.env")
 
 
 def answers_to(exercise: str) -> dict[str, str]:
-    """The answers that are there, by their names."""
+    """The answers so far, by their names."""
     return {name: value for name, value in dotenv_values(ROOT / answers_file(exercise)).items() if value}
 
 

@@ -1,4 +1,4 @@
-"""What each exercise asks for, and the checks that look for it in the backend."""
+"""The questions of each exercise, and the checks that look for the answers in the backend."""
 
 import re
 import time
@@ -16,18 +16,18 @@ MINE = WORKSHOP / "mine"
 READING = ["Client", "Consumer", "Producer", "Server"]
 TOPIC = "sensors/workshop-001/reading"
 PUBLISH = ".venv/bin/python workshop/publisher.py"
-# A reading that waited this long at the broker waited for a consumer.
+# If a reading waited this long at the broker, no consumer was running.
 WAITED_NANOSECONDS = 10**9
 RECENT_READINGS = 20
 READINGS_IN_A_BATCH = 5
-# The property of the CONNACK that has an answer.
+# The CONNACK property for each answer.
 CONNACK_ANSWERS = {
     "RECEIVE_MAXIMUM": "ReceiveMaximum",
     "SESSION_SECONDS": "SessionExpiryInterval",
     "SHARED": "SharedSubscriptionAvailable",
     "RETAINED": "RetainAvailable",
 }
-# What it means for the visitor, who asks for a session of an hour, that a property is not there.
+# The meaning of an absent property, for the visitor, which asks for a session of an hour.
 CONNACK_DEFAULTS = {
     "ReceiveMaximum": 65535,
     "SessionExpiryInterval": 3600,
@@ -40,7 +40,7 @@ PROCESSED = re.compile(r"processed reading (\S+) on ")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a check looks at."""
+    """The evidence for a check."""
 
     runtime: Runtime
     viewer: Viewer
@@ -49,7 +49,7 @@ class Evidence:
     answers: Mapping[str, str]
 
     def trace(self, name: str) -> list[Span]:
-        """The trace whose id is the answer of this name; empty without an answer, or where there is no such trace."""
+        """The trace whose id is the answer of this name; empty if there is no answer or no such trace."""
         trace_id = self.answers.get(name, "")
         return self.viewer.trace(trace_id) if TRACE_ID.fullmatch(trace_id) else []
 
@@ -58,11 +58,11 @@ class Evidence:
         return [self.viewer.trace(found) for found in self.viewer.trace_ids(0, time.time_ns(), (name, value))]
 
     def own_runs(self, service: str, program: str) -> Iterator[tuple[Span, list[Span]]]:
-        """The spans of a service, the newest first, each with its trace: only those of a program as it is now.
+        """The spans of a service since its program was last changed, each with its trace, the newest first.
 
         Args:
             service: Its ``service.name``.
-            program: A file in ``workshop/mine``. What it did before it was changed last does not count.
+            program: The file of the program in ``workshop/mine``.
         """
         changed = (MINE / program).stat().st_mtime_ns
         for trace_id in self.viewer.trace_ids_of(service, changed, time.time_ns()):
@@ -70,11 +70,11 @@ class Evidence:
             yield from ((span, spans) for span in spans if span.service == service and span.start > changed)
 
     def processed(self) -> list[str]:
-        """The ids of the readings that the consumer has processed, as its log says, in their order."""
+        """The ids of the readings that the consumer has processed, in the order of its log."""
         return PROCESSED.findall(self.runtime.log_text("consumer"))
 
     def is_whole(self, message_id: str) -> bool:
-        """Whether the backend holds the whole trace of a reading."""
+        """Tells whether the backend has the whole trace of a reading."""
         return any(kinds(spans) == READING for spans in self.traces("messaging.message.id", message_id))
 
 
@@ -82,9 +82,9 @@ class Evidence:
 class Exercise:
     """One exercise."""
 
-    # The questions, by the name of the answer.
+    # The questions, by the name of their answers.
     questions: Mapping[str, str]
-    # What is missing in the backend, or wrong with the answers that are there.
+    # Yields what is missing in the backend, or wrong with the given answers.
     check: Callable[[Evidence], Iterator[str]]
 
 
@@ -109,7 +109,7 @@ def of_kind(spans: list[Span], kind: str) -> Span | None:
 
 
 def read_one_trace(evidence: Evidence) -> Iterator[str]:
-    """Two things that only the trace tells."""
+    """Checks two facts that only the trace shows."""
     spans = evidence.trace("READING_TRACE")
     if spans and kinds(spans) != READING:
         yield "READING_TRACE is not the trace of one reading with four spans; take the one that `make verify` prints"
@@ -124,14 +124,14 @@ def read_one_trace(evidence: Evidence) -> Iterator[str]:
 
 
 def _is_near(answer: str, milliseconds: float) -> bool:
-    # As exact as one can read the time axis.
+    # As exact as a person can read the time axis.
     return bool(re.fullmatch(r"\d+(\.\d+)?", answer)) and abs(float(answer) - milliseconds) <= max(
         0.5, milliseconds / 5
     )
 
 
 def lose_the_context(evidence: Evidence) -> Iterator[str]:
-    """The two traces of one reading whose context was lost."""
+    """Checks the two traces of one reading whose context was lost."""
     if not evidence.viewer.trace_ids(0, time.time_ns(), ("mqtt.missing_context", "true")):
         yield "the backend holds no span with mqtt.missing_context=true: start the producer with MQTT_PROTOCOL=3.1.1"
         return
@@ -147,7 +147,7 @@ def lose_the_context(evidence: Evidence) -> Iterator[str]:
 
 
 def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
-    """A reading with QoS 0 that arrived, one with QoS 1 that waited, and one with QoS 0 that is lost."""
+    """Looks for a reading with QoS 0 that arrived, one with QoS 1 that waited, and one with QoS 0 that is lost."""
     arrived = {0: False, 1: False}
     for spans in evidence.traces("messaging.destination.name", TOPIC):
         publish, process = of_kind(spans, "Producer"), of_kind(spans, "Consumer")
@@ -167,7 +167,7 @@ def publish_with_qos_0(evidence: Evidence) -> Iterator[str]:
 
 
 def instrument_a_service(evidence: Evidence) -> Iterator[str]:
-    """Process spans of the alerter below the publish span: one made by hand, and one by the library."""
+    """Looks for process spans of the alerter below the publish span: one made by hand, and one by the library."""
     by_hand, by_library = "4-by-hand.py", "4-by-library.py"
     if missing := _not_there(by_hand, f"cp workshop/alerter.py workshop/mine/{by_hand}"):
         yield missing
@@ -211,7 +211,7 @@ def _is_below_publish(span: Span, spans: list[Span]) -> bool:
 
 
 def process_a_batch(evidence: Evidence) -> Iterator[str]:
-    """A span over five readings that is linked to the publish span of each, and the reading that waited longest."""
+    """Looks for a span with links to the publish spans of five readings, and checks which reading waited longest."""
     program = "5-digest.py"
     if missing := _not_there(program, f"cp workshop/digest.py workshop/mine/{program}"):
         yield missing
@@ -244,7 +244,7 @@ def process_a_batch(evidence: Evidence) -> Iterator[str]:
 
 
 def follow_a_dead_letter(evidence: Evidence) -> Iterator[str]:
-    """The trace of a reading that echo refused, and why it did."""
+    """Checks the trace of a reading that echo refused, and the reason."""
     dead = evidence.traces("messaging.mqtt.dead_letter", f"dead-letter/{TOPIC}")
     if not dead:
         yield f"no reading of workshop-001 is in the dead letters: {PUBLISH} --broken"
@@ -260,7 +260,7 @@ def follow_a_dead_letter(evidence: Evidence) -> Iterator[str]:
 
 
 def outlive_the_collector(evidence: Evidence) -> Iterator[str]:
-    """A trace that came late, and a reading whose trace is not whole."""
+    """Looks for a trace that came late, and a reading whose trace is not whole."""
     if "Exporting failed. Will retry" not in evidence.runtime.log_text("collector"):
         yield "the Collector has not had to try an export again: `make down PART=gateway`, and publish"
     late = evidence.traces("messaging.destination.name", "sensors/scout-away/reading")
@@ -270,7 +270,7 @@ def outlive_the_collector(evidence: Evidence) -> Iterator[str]:
 
 
 def send_baggage(evidence: Evidence) -> Iterator[str]:
-    """A reading with two entries of baggage, and the one that became an attribute."""
+    """Looks for a reading with two entries of baggage, and checks which one became an attribute."""
     if not any(_has_site(spans) for spans in evidence.traces("messaging.destination.name", TOPIC)):
         options = "--baggage site.id=workshop --baggage visitor=Ada"
         yield f"no spans of consumer and echo with site.id=workshop: {PUBLISH} {options}"
@@ -289,7 +289,7 @@ def _has_site(spans: list[Span]) -> bool:
 
 
 def sample(evidence: Evidence) -> Iterator[str]:
-    """A reading that was processed without a trace."""
+    """Looks for a reading that was processed without a trace."""
     recent = evidence.processed()[-RECENT_READINGS:]
     if all(evidence.is_whole(message_id) for message_id in recent):
         yield f"each of the last {len(recent)} readings has its trace: start the stack with a ratio below 1"
@@ -298,7 +298,7 @@ def sample(evidence: Evidence) -> Iterator[str]:
 
 
 def ask_the_broker(evidence: Evidence) -> Iterator[str]:
-    """A span with what the CONNACK says, and what that means."""
+    """Looks for a span with the CONNACK's properties, and checks what they mean."""
     program = "10-visitor.py"
     if missing := _not_there(program, f"cp workshop/visitor.py workshop/mine/{program}"):
         yield missing

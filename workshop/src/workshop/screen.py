@@ -28,7 +28,7 @@ from workshop import files_of, page_of, reset, section, title, what_is_missing
 from workshop.exercises import EXERCISES, MINE
 
 PROGRESS = MINE / ".progress.json"
-# How often it looks for new traces, and how far back.
+# The interval between looks for new traces, and how far back they look.
 LOOK_SECONDS = 1.0
 RECENT_NANOSECONDS = 120 * 10**9
 KEYS = "n next · p previous · h hint · r reset · q quit"
@@ -42,12 +42,12 @@ class Progress:
 
     exercise: str = NUMBERS[0]
     done: list[str] = field(default_factory=list[str])
-    # How many hints are shown, by exercise.
+    # The number of shown hints, by exercise.
     hints: dict[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def kept(cls) -> "Progress":
-        """The progress of the last session; a new one if there is none, or if it cannot be read."""
+        """The progress of the last session; empty if there is none, or if it cannot be read."""
         try:
             progress = cls(**json.loads(PROGRESS.read_text()))
         except (OSError, ValueError, TypeError):
@@ -55,7 +55,7 @@ class Progress:
         return progress if progress.exercise in EXERCISES else cls()
 
     def keep(self) -> None:
-        """Writes it to its file."""
+        """Writes the progress to its file."""
         PROGRESS.write_text(json.dumps(asdict(self)))
 
     def move(self, steps: int) -> None:
@@ -112,7 +112,7 @@ def hints(exercise: str) -> list[str]:
 
 
 def _what_there_is(settings: Settings, exercise: str) -> object:
-    """Changes whenever a check may have another result.
+    """A value that changes whenever the result of the check may change.
 
     Raises:
         StackError: If the backend does not answer.
@@ -123,7 +123,7 @@ def _what_there_is(settings: Settings, exercise: str) -> object:
 
 
 def _check(settings: Settings, progress: Progress) -> list[str]:
-    """What is missing; notes an exercise that is done.
+    """What is missing; marks the exercise as done if nothing is.
 
     Raises:
         StackError: If the stack does not run, or the backend does not answer.
@@ -136,7 +136,7 @@ def _check(settings: Settings, progress: Progress) -> list[str]:
 
 
 def _begin_again(settings: Settings, progress: Progress, next_key: Callable[[float], str]) -> None:
-    """Takes an exercise back, with what the commands print."""
+    """Undoes an exercise, and shows the output of the commands."""
     exercise = progress.exercise
     try:
         reset(running_runtime(settings), settings, exercise)
@@ -186,7 +186,7 @@ def _hints(progress: Progress) -> Iterator[Padding | Text]:
 
 @contextmanager
 def _keyboard() -> Iterator[Callable[[float], str]]:
-    """Gives a function that waits some seconds for a key; it returns "" if none came, and "q" at the end of input."""
+    """Yields a function that waits some seconds for a key; it returns "" if none came, and "q" at the end of input."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
