@@ -30,7 +30,7 @@ def test_a_reading_has_an_id_and_a_time() -> None:
 def test_no_payload_gives_a_header_that_cannot_be_sent(payload: bytes) -> None:
     try:
         found = message_id(message(payload))
-    except Exception:  # mqtt-delivery takes it for none
+    except Exception:  # mqtt-delivery treats this as no id
         return
     if isinstance(found, str) and UUID.fullmatch(found):
         check_header_validity(("Idempotency-Key", found))

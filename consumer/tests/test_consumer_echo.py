@@ -25,7 +25,7 @@ def test_what_the_environment_says_of_the_way_to_echo_is_looked_up_once(monkeypa
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
         monkeypatch.setenv("NO_PROXY", "")
-        # Nobody knows this name; the proxy is asked for it.
+        # This name does not exist, so the request works only through the proxy.
         monkeypatch.setenv("ECHO_URL", "http://echo.invalid/echo")
         echo = Echo(Settings())
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""What ``make verify`` publishes: one reading, by a producer of its own."""
+"""``--once``: publishes one reading, as ``make verify`` does."""
 
 import json
 import os
@@ -20,7 +20,7 @@ HANDSHAKE_SECONDS = 0.5
 
 @contextmanager
 def slow_to_shake_hands(broker: Broker) -> Iterator[int]:
-    """The port of a way to the broker on which its first packet, the CONNACK, is late; all others are not."""
+    """The port of a proxy to the broker that delays the broker's first packet, the CONNACK, and no other."""
 
     def forward(source: socket.socket, target: socket.socket, late_seconds: float = 0.0) -> None:
         while data := source.recv(65_536):
@@ -64,7 +64,7 @@ def test_a_reading_that_the_broker_refuses_is_a_failure(tmp_path: Path) -> None:
 def test_its_publish_span_holds_no_handshake(tmp_path: Path) -> None:
     only_traces = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
     own_broker = Broker(tmp_path)
-    # Without it only those without a user may do anything.
+    # Without this line, clients with a user name may do nothing.
     (tmp_path / "acl").write_text("pattern readwrite #\n")
     with (
         own_broker as broker,

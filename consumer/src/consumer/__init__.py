@@ -1,1 +1,1 @@
-"""Processes readings from MQTT and hands each to echo over HTTP."""
+"""Receives readings from MQTT and sends each to echo over HTTP."""

@@ -1,4 +1,4 @@
-"""Continues the trace of each reading: a process span around the work in ``echo.py``, and in it the request to echo."""
+"""Continues the trace of each reading, with a process span around the work in ``echo.py``, and in it the request."""
 
 import argparse
 
@@ -13,7 +13,7 @@ from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 
 def new_consumer(settings: Settings, client_id: str, username: str = "") -> Consumer:
-    """Makes the consumer of one session: it hands each reading to echo, or several with ``BATCH_SIZE``."""
+    """Makes the consumer of one session: it sends readings to echo one by one, or several with ``BATCH_SIZE``."""
     echo = Echo(settings)
     return Consumer(
         settings.new_consumer_client(client_id, username or settings.mqtt_consumer_username),
@@ -36,7 +36,7 @@ def main() -> int:
     leaving: list[tuple[str, str, str]] = [session.partition("=") for session in parser.parse_args().leave]
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("consumer")
-    # No span around the hand-over to a worker: mqtt-delivery opens it around the work.
+    # No process span around the hand-over to a worker: mqtt-delivery opens it around the work.
     PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, **settings.propagation, process_spans=False)
     RequestsInstrumentor().instrument()
     broker = settings.mqtt_host, settings.mqtt_port, KEEPALIVE_SECONDS

@@ -1,4 +1,4 @@
-"""The work: a reading goes to echo. What is raised here, mqtt-delivery tries again or moves to the dead letters."""
+"""The work: sends a reading to echo. If it raises, mqtt-delivery tries again or makes the reading a dead letter."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def message_id(message: Message) -> str | None:
 
 
 def made_at(message: Message) -> datetime:
-    """When the reading was taken, as its payload says."""
+    """When the reading was taken, from its payload."""
     return datetime.fromisoformat(json.loads(message.payload)["timestamp"])
 
 
@@ -36,14 +36,14 @@ class Echo:
         self._http = new_session(self._url, settings.workers)
 
     def take(self, message: Message) -> None:
-        """Sends one reading. The key is the same at each attempt, so that echo can tell a repetition."""
+        """Sends one reading. The key is the same for each attempt, so that echo recognises a repetition."""
         taken_up.add(int(message.attempt == 1))
         self._post(message.payload, {"Idempotency-Key": key} if UUID.fullmatch(key := message.id or "") else {})
         get_current_span().add_event("echo.accepted")
         log.info("processed reading %s on %s", message.id, message.topic)
 
     def take_batch(self, messages: Sequence[Message]) -> None:
-        """Sends several as a JSON array; if that fails, each is sent alone."""
+        """Sends several readings as a JSON array; if that fails, each is sent alone."""
         self._post(json.dumps([json.loads(message.payload) for message in messages]).encode(), {})
         taken_up.add(len(messages))
         for message in messages:

@@ -21,6 +21,6 @@ class Settings(ConsumerSettings):
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
     def new_consumer_client(self, client_id: str, username: str) -> mqtt.Client:
-        """Makes a client for the session of that name."""
+        """Makes a client for the session of this client id."""
         mqtt_5 = self.mqtt_consumer_protocol == "5"
         return self.new_client(client_id, username, self.mqtt_consumer_password, mqtt_5=mqtt_5, session=True)

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests share: an in-memory backend, a Mosquitto of their own, clients connected to it."""
+"""Shared by the tests: an in-memory backend, a Mosquitto of their own, clients connected to it."""
 
 import socket
 import subprocess
@@ -30,18 +30,18 @@ class Recorder(SpanProcessor):
         self._changed = threading.Condition(threading.RLock())
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
-        """Counts."""
+        """Counts the span."""
         with self._changed:
             self.started += 1
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keeps."""
+        """Keeps the span."""
         with self._changed:
             self.ended.append(span)
             self._changed.notify_all()
 
     def wait_for(self, count: int, kind: SpanKind | None = None) -> list[ReadableSpan]:
-        """The ended spans of a kind, once there are ``count`` of them; fails when there are more."""
+        """Waits for ``count`` ended spans of a kind and returns them; fails when there are more."""
         with self._changed:
             self._changed.wait_for(lambda: len(self.of_kind(kind)) >= count, TIMEOUT_SECONDS)
             spans = self.of_kind(kind)
@@ -49,22 +49,22 @@ class Recorder(SpanProcessor):
         return spans
 
     def of_kind(self, kind: SpanKind | None) -> list[ReadableSpan]:
-        """The ended spans of a kind, as of now."""
+        """The spans of a kind that have ended so far."""
         with self._changed:
             return [span for span in self.ended if kind in (None, span.kind)]
 
     def published(self, count: int = 1) -> list[ReadableSpan]:
-        """The publish spans, once there are ``count``."""
+        """Waits for ``count`` publish spans and returns them."""
         return self.wait_for(count, SpanKind.PRODUCER)
 
     def processed(self, count: int = 1) -> list[ReadableSpan]:
-        """The process spans, once there are ``count``."""
+        """Waits for ``count`` process spans and returns them."""
         return self.wait_for(count, SpanKind.CONSUMER)
 
 
 @dataclass
 class Broker:
-    """A running Mosquitto. It refuses what is published below ``forbidden/``."""
+    """A running Mosquitto. It refuses messages below ``forbidden/``."""
 
     port: int
     websockets_port: int
@@ -78,13 +78,13 @@ class Inbox:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __call__(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
-        """Takes a message."""
+        """Receives a message."""
         with self._changed:
             self.messages.append(message)
             self._changed.notify_all()
 
     def wait_for(self, count: int = 1) -> list[mqtt.MQTTMessage]:
-        """The messages, once there are ``count``."""
+        """Waits for ``count`` messages and returns all."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.messages) >= count, TIMEOUT_SECONDS), len(self.messages)
             return self.messages
@@ -111,7 +111,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     (folder / "acl").write_text("topic readwrite #\ntopic deny forbidden/#\n")
     (folder / "mosquitto.conf").write_text(
         "user root\nallow_anonymous true\nlog_dest none\nset_tcp_nodelay true\n"
-        # paho sends all that is unacknowledged at once after a reconnect, more than the broker would take by default
+        # after a reconnect paho sends all unacknowledged messages at once, more than the broker allows by default
         "max_queued_messages 0\nmax_inflight_messages 0\n"
         f"acl_file {folder / 'acl'}\n"
         f"listener {running.port} 127.0.0.1\n"
@@ -140,7 +140,7 @@ def tracer_provider(spans: Recorder) -> TracerProvider:
 
 @pytest.fixture
 def instrument(tracer_provider: TracerProvider) -> Iterator[Callable[..., None]]:
-    """Instruments paho with the options given, for the rest of the test."""
+    """Instruments paho with the given options, for the rest of the test."""
     instrumentor = PahoMqttInstrumentor()
 
     def instrument(**options: Any) -> None:
@@ -208,5 +208,5 @@ def inbox() -> Inbox:
 
 @pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
-    """A topic of the test's own."""
+    """A topic that only this test uses."""
     return f"tests/{request.node.name}".replace("#", "").replace("+", "")

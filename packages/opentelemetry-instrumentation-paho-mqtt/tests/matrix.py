@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the tests on each supported Python that the machine has, with each supported paho-mqtt.
 
-Everything but paho-mqtt, and aiomqtt that depends on its version, has the version that the lock file names. On the
+All packages have the versions of the lock file, except paho-mqtt, and aiomqtt, which depends on paho's version. On the
 oldest Python, with the oldest paho-mqtt, the tests run a second time with the oldest OpenTelemetry.
 """
 
@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[1]
 LOCK = PACKAGE.parents[1] / "requirements" / "dev.txt"
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PAHO_VERSIONS = ["2.0.0", "2.1.0", "2.2.0"]
-# Those that pyproject.toml names, by the two numbers that OpenTelemetry's packages have.
+# The oldest versions that pyproject.toml allows; OpenTelemetry's packages have two version numbers.
 OLDEST = {"1": "1.30.0", "0": "0.51b0"}
 FREE = ("aiomqtt==", "paho-mqtt==")
 NEEDED = [
@@ -38,29 +38,29 @@ NEEDED = [
 
 
 def find_python(version: str) -> str | None:
-    """The interpreter of a version such as ``3.12``: from PATH or pyenv, or None."""
+    """The interpreter of a version such as ``3.12``, from PATH or pyenv; None if there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = shutil.which(f"python{version}")
-    # A pyenv shim is on PATH for each version that pyenv has, whether or not that version is switched on.
+    # A pyenv shim is on PATH for each installed version, whether or not that version is active.
     if found is not None and "shims" not in Path(found).parts:
         return found
     return next((str(python) for python in sorted(pyenv.glob(f"{version}.*/bin/python"))), None)
 
 
 def python_is_oldest(python: Path) -> bool:
-    """Whether an interpreter is the oldest Python that is supported."""
+    """Whether an interpreter is the oldest supported Python."""
     done = subprocess.run([python, "--version"], capture_output=True, text=True, check=True)
     return done.stdout.startswith(f"Python {PYTHONS[0]}.")
 
 
 def constraint(pin: str, oldest: bool) -> str:
-    """A line of the lock file, or the oldest version for those of OpenTelemetry."""
+    """A line of the lock file, with the oldest version for OpenTelemetry's packages if ``oldest`` is set."""
     name, _, version = pin.partition("==")
     return f"{name}=={OLDEST[version[0]]}" if oldest and name.startswith("opentelemetry-") else pin
 
 
 def run(python: str, paho: str, oldest: bool, pytest_arguments: list[str]) -> bool:
-    """Runs the tests in an environment of their own; tells whether they passed."""
+    """Runs the tests in a new environment; tells whether they passed."""
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "venv"
         uv = [find_uv_bin(), "--quiet"]
@@ -69,13 +69,13 @@ def run(python: str, paho: str, oldest: bool, pytest_arguments: list[str]) -> bo
         install = [*uv, "pip", "install", "--python", str(executable)]
         constraints = Path(folder) / "constraints.txt"
         pins = [line.split(" \\")[0] for line in LOCK.read_text().splitlines() if "==" in line]
-        # What the lock file says of other packages is for the Pythons of the stack, of which the oldest here is none.
+        # The lock file is for the Pythons of the stack. The oldest one here is older, so only OpenTelemetry is pinned.
         of_all = not python_is_oldest(executable)
         kept = [pin for pin in pins if (of_all or pin.startswith("opentelemetry-")) and not pin.startswith(FREE)]
         constraints.write_text("\n".join(constraint(pin, oldest) for pin in kept))
         requirement = paho if Path(paho).exists() else f"paho-mqtt=={paho}"
         subprocess.run([*install, "-c", str(constraints), requirement, str(PACKAGE), *NEEDED], check=True)
-        # Not the workspace's configuration: it measures the coverage of all packages.
+        # Do not use the workspace's configuration, which measures the coverage of all packages.
         command = [
             str(executable),
             "-m",

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What spans say of the connection, and what travels with it: the will."""
+"""The spans' attributes of the connection, the trace context of the will, connection metrics, acknowledgements."""
 
 import socket
 import threading
@@ -122,7 +122,7 @@ def dying_client(protocol: MQTTProtocolVersion = mqtt.MQTTv5) -> mqtt.Client:
 
 
 def run_and_die(client: mqtt.Client) -> None:
-    """The connection ends, and nobody has told the broker why."""
+    """Connects, and closes the connection without a DISCONNECT, so that the broker publishes the will."""
     connected = threading.Event()
     client.on_connect = lambda *_: connected.set()
     client.loop_start()
@@ -171,7 +171,7 @@ def test_a_will_with_a_context_of_its_own_keeps_it(broker, connect: Connect, tra
 
 
 class OtherProperties:
-    """Not paho's: but it packs."""
+    """Properties that are not paho's class, but have its ``pack``."""
 
     def pack(self) -> bytes:
         """One user property, ``a``: ``b``."""
@@ -312,7 +312,7 @@ def test_an_acknowledgement_that_is_not_sent_is_an_error(spans):
     (settle,) = spans.wait_for(1, SpanKind.CLIENT)
     assert (settle.name, settle.attributes["error.type"]) == ("ack", "MQTT_ERR_NO_CONN")
     with pytest.raises(TypeError):
-        client.ack()  # pyright: ignore[reportCallIssue] (as it is)
+        client.ack()  # pyright: ignore[reportCallIssue] (a wrong call, on purpose)
 
 
 def test_an_acknowledgement_that_raises(instrument, spans, monkeypatch):

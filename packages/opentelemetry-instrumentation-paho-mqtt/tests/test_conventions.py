@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of spans and attributes, and templates of topics."""
+"""Names of spans and attributes, and topic templates."""
 
 import socket
 import tracemalloc

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A message does not become much dearer unnoticed. Counted are instructions, so a busy machine does not matter."""
+"""The cost of a message must not grow unnoticed. Instructions are counted, so a busy machine does not matter."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Measured: 781 to 1,046 with Python 3.11 to 3.13, of which the propagator has about a third.
+# Measured: 781 to 1,046 with Python 3.11 to 3.13; the propagator takes about a third of that.
 MOST_INSTRUCTIONS = 1_500
 
 Costs = dict[str, dict[str, int]]
@@ -17,7 +17,7 @@ Costs = dict[str, dict[str, int]]
 
 @pytest.fixture(scope="module")
 def costs(broker) -> Costs:
-    # In a process of its own: a coverage measurement counts in the same way.
+    # In its own process, because a coverage measurement would use the same counter.
     program = Path(__file__).parents[1] / "benchmarks" / "instructions.py"
     done = subprocess.run([sys.executable, program, str(broker.port)], check=True, capture_output=True, timeout=60)
     return json.loads(done.stdout)

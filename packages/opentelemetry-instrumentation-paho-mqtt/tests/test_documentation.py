@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README's programs run, and the API documentation is what the docstrings say."""
+"""The README's programs run, and the API documentation matches the docstrings."""
 
 import re
 import subprocess

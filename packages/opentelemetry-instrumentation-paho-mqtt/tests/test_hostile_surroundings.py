@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The instrumentation holds up no program: garbage collections, forks, blocked callbacks, slow processors."""
+"""The instrumentation blocks no program: garbage collections, forks, blocked callbacks, slow processors."""
 
 import gc
 import os
@@ -30,7 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 Connect = Callable[..., mqtt.Client]
 TIMEOUT_SECONDS = 20.0
-# A program that hangs does so for ever.
+# A program that takes this long hangs.
 PROGRAM_SECONDS = 30.0
 
 
@@ -39,14 +39,14 @@ def offline_client() -> mqtt.Client:
 
 
 def discarded_client() -> None:
-    """A client that only the garbage collector can free, with a message that waits."""
+    """Makes a client that only the garbage collector can free, with a waiting message."""
     client = offline_client()
     client.user_data_set(client)
     client.publish("discarded", qos=1)
 
 
 def in_time(function: Callable[[], object]) -> bool:
-    """Whether a function returns, in a thread of its own."""
+    """Whether a function returns in time; it runs in its own thread."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     thread.join(TIMEOUT_SECONDS)
@@ -73,7 +73,7 @@ def test_a_collection_inside_the_locks_of_the_metrics(instrument, spans, monkeyp
     reader = InMemoryMetricReader()
     instrument(meter_provider=MeterProvider(metric_readers=[reader]))
     offline_client().publish("topic")
-    # The second client's end would be recorded by the first's.
+    # Two, because the end of one could record the end of the other.
     discarded_client()
     discarded_client()
     for kind in (aggregation._SumAggregation, aggregation._ExplicitBucketHistogramAggregation):
@@ -142,7 +142,7 @@ PROGRAM = textwrap.dedent("""
 def run(program: str, *arguments: str) -> list[str]:
     """Runs a program; returns the spans that it exported, without their ids."""
     done = subprocess.run(
-        # From Python 3.12 on, a fork beside other threads is warned of.
+        # Python 3.12 and later warn of a fork while other threads run.
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
@@ -257,7 +257,7 @@ def test_a_child_publishes_and_instruments_although_a_thread_of_its_parent_held_
 
 
 class SlowProcessor(SpanProcessor):
-    """Takes its time when the span of a topic ends."""
+    """Blocks when the publish span of a topic ends."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -265,14 +265,14 @@ class SlowProcessor(SpanProcessor):
         self.go_on = threading.Event()
 
     def on_end(self, span: Any) -> None:
-        """Waits."""
+        """Blocks until it is released."""
         if span.kind is SpanKind.PRODUCER and span.attributes["messaging.destination.name"] == self.topic:
             self.entered.set()
             assert self.go_on.wait(TIMEOUT_SECONDS)
 
 
 def relay(of: int, target: mqtt.Client, topic: str, qos: int) -> Callable[..., None]:
-    """An ``on_publish`` that publishes when a message was acknowledged."""
+    """An ``on_publish`` that publishes when a certain message was acknowledged."""
 
     def on_publish(client: mqtt.Client, userdata: Any, mid: int, *_: Any) -> None:
         if mid == of:
@@ -289,7 +289,7 @@ def test_a_slow_processor_blocks_no_publish_of_another_thread(
     tracer_provider.add_span_processor(slow)
     instrument()
     client = connect()
-    # QoS 0 from a callback that paho calls under its lock.
+    # QoS 0 from a callback that paho calls while it holds its lock.
     first = client._last_mid + 1
     client.on_publish = relay(first, client, f"{topic}/slow", qos=0)
     client.publish(topic if qos == 0 else f"{topic}/slow", qos=max(qos, 1))
@@ -395,7 +395,7 @@ def test_a_handler_that_opens_its_span_itself_unsampled(instrument):
     assert data is not None
     metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
     (point,) = metrics["messaging.process.duration"].data.data_points
-    assert point.count == 1  # pyright: ignore[reportAttributeAccessIssue] (a histogram's)
+    assert point.count == 1  # pyright: ignore[reportAttributeAccessIssue] (it is a histogram)
 
 
 @pytest.mark.usefixtures("instrumented")

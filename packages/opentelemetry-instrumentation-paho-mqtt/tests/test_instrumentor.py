@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Instrumenting and uninstrumenting: all clients, one client, and everything that is built on paho's."""
+"""Instrumenting and uninstrumenting: all clients, one client, and libraries that are built on paho's client."""
 
 import asyncio
 import json
@@ -182,7 +182,7 @@ def test_both_callback_apis(connect: Connect, spans, topic, inbox, callback_api,
 @pytest.mark.usefixtures("instrumented")
 def test_a_subclass_that_overrides_on_message_and_publish(connect: Connect, spans, topic):
     class Client(mqtt.Client):
-        def on_message(self, client, userdata, message):  # type: ignore[override] # paho's documented way of old
+        def on_message(self, client, userdata, message):  # type: ignore[override] # paho's old documented way
             handled.set()
 
         def publish(self, *args, **kwargs):
@@ -260,7 +260,7 @@ def test_paho_publish_single_and_multiple(broker, connect: Connect, spans, trace
 def test_paho_subscribe_simple_and_callback(broker, connect: Connect, spans, topic, inbox, way):
     connect().publish(topic, "x", qos=1, retain=True).wait_for_publish(10)
     broker_address: dict[str, Any] = {"hostname": "127.0.0.1", "port": broker.port, "protocol": mqtt.MQTTv5}
-    broker_address["clean_session"] = None  # paho insists, for MQTT 5
+    broker_address["clean_session"] = None  # paho requires this for MQTT 5
     if way == "simple":
         assert subscribe.simple(topic, qos=1, **broker_address).payload == b"x"
     else:

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trace context in JSON payloads: asked for by topic filter, for MQTT 3.1.1."""
+"""Trace context in JSON payloads, for MQTT 3.1.1, on the topics of the given filters."""
 
 import json
 from collections.abc import Callable

@@ -24,7 +24,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5
 
 
 class Meters:
-    """What the metrics of one test are."""
+    """Reads the metrics of one test."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
@@ -107,7 +107,7 @@ def test_failures_are_counted_by_their_type(connect: Connect, broker, meters, sp
 
 
 def failures(metrics: dict[str, list[Any]]) -> dict[str, int]:
-    """How many operations failed, by how they did."""
+    """How many publishes ended, by ``error.type``."""
     points = metrics["messaging.client.operation.duration"]
     return {point.attributes.get("error.type", ""): point.count for point in points}
 

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Other tools wrap paho's methods as well, before us or after us: nobody loses a wrapper, or what it is called with."""
+"""Other tools may wrap paho's methods before or after us: no wrapper and no argument gets lost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,14 +22,14 @@ def offline_client() -> mqtt.Client:
 
 
 class Tool:
-    """A tool that wraps ``Client.publish`` with wrapt, and notes what it is called with."""
+    """A tool that wraps ``Client.publish`` with wrapt, and records the arguments."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
         self.wrapper: Any = None
 
     def wrap(self) -> None:
-        """Wraps."""
+        """Wraps ``publish``."""
 
         def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             self.calls.append((instance, args, kwargs))

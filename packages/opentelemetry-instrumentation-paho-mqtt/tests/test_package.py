@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The package as it is published: what the wheel holds, and that it works in an environment of its own."""
+"""The package as it is published: the content of the wheel, and that it works in a new environment."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A private name of paho-mqtt that is missing costs what needs it, and one warning."""
+"""If a private name of paho-mqtt is missing, only the features that need it are off, and there is one warning."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor, privat
 METHODS = [method.name for method in paho_mqtt._METHODS if method.name.startswith("_")]
 ATTRIBUTES = sorted(private._LOST_WITHOUT)
 
-# Publishes and receives with each QoS, has an exception suppressed, and disconnects with a message under way.
+# Publishes and receives with each QoS, raises in a callback, and disconnects with a message in flight.
 PROGRAM = textwrap.dedent("""
     import sys
     import threading
@@ -122,7 +122,7 @@ def test_instrumenting_where_no_client_can_be_made(instrument, monkeypatch, capl
 
 
 class UnhashableClient(mqtt.Client):
-    """A client that cannot be a key."""
+    """A client that cannot be a key of a dict."""
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 

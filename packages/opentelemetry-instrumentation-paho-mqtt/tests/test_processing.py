@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The process span, against a real broker."""
+"""The process span, with a real broker."""
 
 import asyncio
 import contextlib
@@ -379,7 +379,7 @@ def test_only_baggage_that_is_named_is_taken(instrument, keys, taken, process_sp
 
 @pytest.mark.usefixtures("instrumented")
 def test_below_an_active_span_the_publish_span_is_only_linked(tracer_provider, spans):
-    """By the conventions' advice for a process span in the scope of another span."""
+    """As the conventions recommend for a process span in the scope of another span."""
     message = received_message([("traceparent", TRACEPARENT), ("baggage", "tenant=blue")])
     seen: list[Any] = []
     client = offline_client(lambda *_: seen.append(baggage.get_baggage("tenant")))
@@ -405,7 +405,7 @@ def test_the_publish_span_as_the_parent_below_an_active_span(instrument, tracer_
 
 @pytest.mark.usefixtures("instrumented")
 def test_a_span_that_has_ended_is_not_active(tracer_provider, spans):
-    """A network thread that was started inside a span may have that as its current one for ever."""
+    """A network thread that was started inside a span may keep that span as its current one."""
     with tracer_provider.get_tracer("test").start_as_current_span("start", end_on_exit=False) as started:
         started.end()
         offline_client()._handle_on_message(received_message([("traceparent", TRACEPARENT)]))

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trace context in user properties: the three functions that are the library's core."""
+"""Trace context in user properties: the library's three core functions."""
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points, version
@@ -63,22 +63,22 @@ def test_the_current_context_is_the_default():
 
 
 class EmptyFieldPropagator(TextMapPropagator):
-    """One field with a value, one without."""
+    """Has one field with a value, and one without."""
 
     def inject(self, carrier, context=None, setter=default_setter):
-        """Sets both."""
+        """Sets both fields."""
         setter.set(carrier, "x-empty", "")
         setter.set(carrier, "x-full", "value")
 
     def extract(self, carrier, context=None, getter=default_getter):
-        """Reads the one."""
+        """Reads the field with a value."""
         assert getter.keys(carrier) == ["x-full", "x-other"]
         values = getter.get(carrier, "x-full")
         return context_with(context, values)
 
     @property
     def fields(self) -> set[str]:
-        """Names both."""
+        """The names of both fields."""
         return {"x-empty", "x-full"}
 
 
@@ -180,7 +180,7 @@ class OneFieldPropagator(TextMapPropagator):
 
     @property
     def fields(self) -> set[str]:
-        """Names it."""
+        """The name of the field."""
         return {"X-Trace"}
 
 
@@ -211,7 +211,7 @@ def test_the_reasons_are_those_of_the_configured_propagator(user_properties: lis
 
 
 class FailingPropagator(TextMapPropagator):
-    """Fails at all it is asked for."""
+    """Raises in every method."""
 
     def inject(self, carrier, context=None, setter=default_setter):
         """Fails."""
@@ -247,7 +247,7 @@ def level_1() -> Iterator[None]:
 
 
 def test_what_the_sdk_writes_has_a_flag_of_level_2():
-    """Otherwise the propagator below has nothing to do any more."""
+    """If this fails, the propagator below is no longer needed."""
     if version("opentelemetry-sdk").startswith("1.30."):
         pytest.skip("the SDK does so in later releases")
     with TracerProvider().get_tracer("test").start_as_current_span("span"):

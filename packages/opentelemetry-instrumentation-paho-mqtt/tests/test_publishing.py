@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The publish span, against a real broker."""
+"""The publish span, with a real broker."""
 
 import copy
 import time
@@ -297,21 +297,21 @@ def test_properties_are_packed_as_paho_packs_them(own, others):
 
 
 class OwnPack(Properties):
-    """Packs itself, with what paho has no name for."""
+    """Properties with their own ``pack``, whose content paho's attributes do not show."""
 
     def pack(self) -> bytes:
-        """Two user properties."""
+        """Packs two user properties."""
         return b"\x0e" + b"\x26\x00\x01a\x00\x011" * 2
 
 
 class Duck:
-    """No properties of paho's at all."""
+    """An object that is not paho's properties, with a ``pack``."""
 
     def __init__(self, packed: Any) -> None:
         self._packed = packed
 
     def pack(self) -> Any:
-        """What it was made with."""
+        """Returns the value that it was made with."""
         return self._packed
 
 
@@ -322,7 +322,7 @@ def of_a_connect() -> Properties:
 
 
 def on_the_wire(properties: Any, qos: int, instrumented: bool) -> list[Any]:
-    """What paho is asked to send, or its exception."""
+    """The packets that paho would send, or its exception."""
 
     class Client(mqtt.Client):
         def _packet_queue(self, command: int, packet: Any, *args: Any, **kwargs: Any) -> Any:
@@ -373,7 +373,7 @@ def test_properties_that_are_not_pahos_own_go_out_as_they_are_with_the_context_w
     start = len(raw) - len(packed) - len(b"x")
     added = sent[start + len(packed) : -1]
     assert added.startswith(b"\x26\x00\x0btraceparent\x00\x37")
-    # But for the two lengths, that of the packet and that of the properties.
+    # Only the two lengths differ: that of the packet and that of the properties.
     assert sent[start] == packed[0] + len(added)
     assert sent[2:start] == raw[2:start]
     assert sent[start + 1 : start + len(packed)] == packed[1:]

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Telemetry that fails: paho and the message go on as if there were none."""
+"""When telemetry fails, paho and the message must work as if there were none."""
 
 from collections.abc import Callable
 
@@ -24,19 +24,19 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class FailingSampler(Sampler):
-    """Fails to decide."""
+    """Raises instead of deciding."""
 
     def should_sample(self, *args, **kwargs):
         """Fails."""
         raise RuntimeError("sampler")
 
     def get_description(self):
-        """Has a name."""
+        """The sampler's name."""
         return "failing"
 
 
 class FailingProcessor(SpanProcessor):
-    """Fails when a span ends."""
+    """Raises when a span ends."""
 
     def on_end(self, span):
         """Fails."""
@@ -44,7 +44,7 @@ class FailingProcessor(SpanProcessor):
 
 
 class FailingPropagator(TextMapPropagator):
-    """Fails in both directions."""
+    """Raises in both directions."""
 
     def inject(self, carrier, context=None, setter=default_setter):
         """Fails."""
@@ -56,7 +56,7 @@ class FailingPropagator(TextMapPropagator):
 
     @property
     def fields(self) -> set[str]:
-        """Has none."""
+        """There are none."""
         return set()
 
 
@@ -138,7 +138,7 @@ def uninstrumented() -> mqtt.Client:
 
 
 class Sdkless:
-    """What a program without an SDK sees."""
+    """A client in a program without an SDK."""
 
     def __init__(self) -> None:
         self.contexts: list[Context] = []
@@ -146,7 +146,7 @@ class Sdkless:
         self.client.on_message = lambda *_: self.contexts.append(get_current())
 
     def published(self) -> list[tuple[str, str]]:
-        """The user properties of a message that is published."""
+        """Publishes a message, and returns its user properties."""
         self.client.publish("topic", qos=1)
         message = list(self.client._out_messages.values())[-1]
         return vars(message.properties).get("UserProperty", []) if message.properties is not None else []

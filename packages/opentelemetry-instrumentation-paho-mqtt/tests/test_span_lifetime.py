@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every publish span ends, and ends once, whatever happens to the connection, the client or the instrumentation."""
+"""Every publish span ends exactly once, whatever happens to the connection, the client or the instrumentation."""
 
 import copy
 import gc
@@ -31,14 +31,14 @@ def offline_client() -> mqtt.Client:
 
 
 def cut_connection(client: mqtt.Client) -> None:
-    """Breaks the connection under paho, which then opens another one."""
+    """Breaks paho's connection; paho then opens another one."""
     connection = client.socket()
     assert isinstance(connection, socket.socket)
     connection.shutdown(socket.SHUT_RDWR)
 
 
 def any_pass() -> None:
-    """What any client does: there, spans end whose end was noted where none can."""
+    """Calls any client, because spans whose end could only be noted elsewhere are ended in such calls."""
     offline_client().disconnect()
 
 
@@ -212,8 +212,8 @@ def test_a_reason_code_that_does_not_exist_is_no_acknowledgement(spans, topic):
     mid = client.publish(topic, qos=1).mid
     packet = {"command": 0x40, "packet": bytearray(mid.to_bytes(2, "big") + b"\xfe"), "remaining_length": 3}
     vars(client)["_in_packet"].update(packet)
-    # paho-mqtt 2.2 takes it for a malformed packet, and connects anew.
-    with pytest.raises((KeyError, mqtt_properties.MQTTException)):  # pyright: ignore[reportPrivateImportUsage] (where each version has it)
+    # paho-mqtt 2.2 treats it as a malformed packet, and reconnects.
+    with pytest.raises((KeyError, mqtt_properties.MQTTException)):  # pyright: ignore[reportPrivateImportUsage] (the place that all versions have)
         client._handle_pubackcomp("PUBACK")
     assert mid in client._out_messages
     assert spans.ended == []
@@ -252,7 +252,7 @@ def test_sixteen_threads_publish_while_the_network_thread_acknowledges(connect: 
 
 def test_no_lock_of_ours_is_held_while_user_code_runs(connect: Connect, instrument, tracer_provider, spans, topic):
     class Publishing(SpanProcessor):
-        """A processor that publishes itself, from another thread, and waits for it."""
+        """A processor that publishes from another thread, and waits for that."""
 
         def on_end(self, span):
             if span.kind is SpanKind.PRODUCER and (span.attributes or {}).get("messaging.destination.name") == topic:

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The filter that a client has subscribed to is the template of the topics that come through it."""
+"""The filter of a subscription is the template of the topics that it receives."""
 
 import contextlib
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def test_what_paho_refuses_it_refuses_as_ever(caplog, wrong):
         with contextlib.suppress(ValueError, TypeError, AttributeError):
             call(wrong)
     with pytest.raises(TypeError):
-        client.subscribe()  # pyright: ignore[reportCallIssue] (as it is)
+        client.subscribe()  # pyright: ignore[reportCallIssue] (a wrong call, on purpose)
     assert not caplog.records
 
 

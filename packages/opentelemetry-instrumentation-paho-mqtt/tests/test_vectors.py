@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The vectors that hold for receivers in any language hold for this one."""
+"""This receiver passes the test vectors for receivers in any language."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_receiver_makes_of_the_user_properties_what_the_vector_says(vector: di
         }
     else:
         found["missing_context"] = missing_context_reason(user_properties)
-    # What a vector does not name is not laid down.
+    # A vector specifies only the fields that it names.
     assert {name: value for name, value in found.items() if name in vector["expected"]} == vector["expected"]
 
 

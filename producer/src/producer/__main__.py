@@ -1,4 +1,4 @@
-"""Publishes the readings of simulated sensors, each in a trace of its own; mqtt-delivery keeps what is not taken yet.
+"""Publishes the readings of simulated sensors, each in a trace of its own, through mqtt-delivery.
 
 The instrumentation opens a span for each publish, and ends it when the broker has acknowledged the message.
 """
@@ -22,26 +22,26 @@ log = logging.getLogger("producer")
 
 
 def set_message_id(span: Span, topic: str, payload: bytes, properties: Properties) -> None:
-    """Publish hook: names the reading on its span, and the type of the operation as the guide does."""
+    """Publish hook: sets the reading's id, and the operation type that the guide uses, on the publish span."""
     span.set_attribute("messaging.message.id", json.loads(payload)["message_id"])
     span.set_attribute("messaging.operation.type", "publish")
 
 
 def print_trace_id(span: Span, topic: str, payload: bytes, properties: Properties) -> None:
-    """Publish hook of ``--once``: also prints which trace the reading starts, as a line of JSON."""
+    """Publish hook of ``--once``: also prints the id of the trace that the reading starts, as a line of JSON."""
     set_message_id(span, topic, payload, properties)
     trace_id = format_trace_id(span.get_span_context().trace_id)
     print(json.dumps({"trace_id": trace_id, "message_id": json.loads(payload)["message_id"]}), flush=True)  # noqa: T201 (its output)
 
 
 def publish_reading(publisher: Publisher, sensor: Sensor, settings: Settings) -> None:
-    """Publishes a sensor's next reading; baggage tells everyone on its way, as far as echo, where it comes from."""
+    """Publishes a sensor's next reading; its baggage tells every service up to echo where it comes from."""
     with carrying_baggage({"sensor.id": sensor.device_id, "site.id": settings.site_id}):
         publisher.publish(sensor.topic, sensor.read())
 
 
 def run_fleet(publisher: Publisher, settings: Settings, stop: StopSignal) -> None:
-    """Publishes until told to stop; the sensors take turns, evenly spread over the interval."""
+    """Publishes until told to stop; the sensors take turns, spread evenly over the interval."""
     sensors = [Sensor(f"sensor-{number:03}") for number in range(1, settings.devices + 1)]
     due, turn = time.monotonic(), 0
     while not stop.wait(min(1.0, max(0.0, due - time.monotonic()))):

@@ -18,7 +18,7 @@ class Sensor:
 
     @property
     def topic(self) -> str:
-        """Where its readings go."""
+        """The topic of its readings."""
         return f"sensors/{self.device_id}/reading"
 
     def read(self) -> str:
@@ -39,5 +39,5 @@ class Sensor:
 
 
 def drift(value: float, towards: float, step: float) -> float:
-    """A random step that is pulled back the further it strays."""
+    """A random step, pulled back towards a value; the farther away, the stronger."""
     return value + random.gauss(0.0, step) + 0.05 * (towards - value)

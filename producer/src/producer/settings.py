@@ -30,11 +30,11 @@ class Settings(DeviceSettings):
     health_file: Path = Field(default=Path("/tmp/producer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)
 
     def new_producer_client(self, ending: str = "") -> mqtt.Client:
-        """Makes a client that logs in as the producer; its id ends like this."""
+        """Makes a client that logs in as the producer; ``ending`` is appended to its client id."""
         client_id = (self.mqtt_producer_client_id or f"producer-{token_hex(4)}") + ending
         return self.new_device_client(client_id, self.mqtt_producer_username, self.mqtt_producer_password)
 
     @property
     def resource(self) -> dict[str, str]:
-        """Resource attributes: on which device this runs. Its sensors are many, so each is named on its spans."""
+        """Resource attributes of the device that this runs on. It has many sensors, so each span names its sensor."""
         return {"device.id": self.device_id, "fleet.id": self.fleet_id, "site.id": self.site_id}

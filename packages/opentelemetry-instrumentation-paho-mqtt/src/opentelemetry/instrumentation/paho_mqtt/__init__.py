@@ -20,7 +20,8 @@ Usage
 ``Client.publish`` opens a PRODUCER span, writes its context into the message's MQTT 5 user properties, and closes the
 span when the broker has acknowledged the message (QoS 1: PUBACK, QoS 2: PUBCOMP) or, for QoS 0, when it is handed over.
 A received message is handled inside a CONSUMER span, a child of the publish span. A message without a usable context
-starts a new trace, tagged ``mqtt.missing_context=true``; a retained message is linked to its publish span instead.
+starts a new trace, with ``mqtt.missing_context=true``. A retained message starts a new trace too, with a link to its
+publish span.
 
 One client
 ----------
@@ -33,7 +34,7 @@ One client
 Handing messages over
 ---------------------
 
-A handler that only hands the message over, to a thread or an asyncio task, opens the process span where the work is:
+If a handler only hands the message over to a thread or an asyncio task, open the process span where the work is done:
 
 .. code-block:: python
 
@@ -45,12 +46,12 @@ A handler that only hands the message over, to a thread or an asyncio task, open
         with process_span(message, client=client):
             ...
 
-``process_batch`` does so for one unit of work over several messages, with a span link to each.
+``process_batch`` does the same for one unit of work on several messages, with a span link to each.
 
 Hooks
 -----
 
-``instrument`` takes two hooks, called while the span is open and before the message moves on:
+``instrument`` takes two hooks. They are called while the span is open, before the message is sent or handled:
 
 .. code-block:: python
 
@@ -76,7 +77,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.paho_mqtt import connecting, private, processing, publishing, settling, subscribing
 from opentelemetry.instrumentation.paho_mqtt.batch import message_links, process_batch
 from opentelemetry.instrumentation.paho_mqtt.binary_format import bytes_to_span_context, span_context_to_bytes
-from opentelemetry.instrumentation.paho_mqtt.package import _instruments  # pyright: ignore[reportPrivateUsage] (the name by convention)
+from opentelemetry.instrumentation.paho_mqtt.package import _instruments  # pyright: ignore[reportPrivateUsage] (the conventional name)
 from opentelemetry.instrumentation.paho_mqtt.processing import Message, process_span
 from opentelemetry.instrumentation.paho_mqtt.propagation import (
     context_to_user_properties,
@@ -155,7 +156,7 @@ _wrapped = False
 
 
 def _wrap_or_unwrap() -> None:
-    """Wraps paho's methods while there is telemetry for any client, and only then."""
+    """Wraps paho's methods if any client has telemetry, and unwraps them otherwise."""
     global _wrapped
     needed = assignments.everyone is not None or assignments.any_single()
     if needed and not _wrapped:
@@ -169,7 +170,7 @@ def _wrap_or_unwrap() -> None:
 
 
 class PahoMqttInstrumentor(BaseInstrumentor):
-    """Instruments ``paho.mqtt.client.Client``, and so all that is built on it.
+    """Instruments ``paho.mqtt.client.Client``, and so every library that is built on it.
 
     ``instrument`` and ``instrument_client`` take these options, by keyword:
 
@@ -180,32 +181,32 @@ class PahoMqttInstrumentor(BaseInstrumentor):
     process_hook
         Called as ``process_hook(span, message)`` before a message is handled.
     process_spans
-        Whether paho's handlers run in a process span; True if not given. Set it to False where they hand messages over,
-        and use :func:`process_span` where these are processed.
+        Whether paho's handlers run in a process span; True if not given. Set it to False if they hand messages over,
+        and use :func:`process_span` where the messages are processed.
     process_links
-        A process span is always linked to the publish span. True: it is never its child, but a child of the current
-        span, or a root. False: it is always its child, and linked to the current span if there is one. If not given, it
-        is its child unless another span is active, as the conventions advise.
+        A process span always has a link to the publish span. True: it is a child of the current span, or a root span.
+        False: it is a child of the publish span, with a link to the current span if there is one. If not given, it is a
+        child of the publish span unless another span is active, as the conventions advise.
     baggage_keys
-        The keys of the baggage entries that are taken from received messages; all if not given.
+        The keys of the baggage entries that are accepted from received messages; all if not given.
     destination_templates
-        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``. Where none
-        does, a received message has the filter that its client has subscribed to.
+        MQTT topic filters. The first that matches a topic becomes its ``messaging.destination.template``. If none
+        matches, a received message has the filter of its client's subscription.
     topics_in_span_names
-        Whether span names hold the whole topic; False if not given, as topics often hold the id of a device. Then they
-        hold the template of the topic, or the operation alone.
+        Whether span names contain the whole topic. False if not given, because topics often contain a device id; span
+        names then contain the template of the topic, or only the operation.
     settle_spans
-        Whether ``Client.ack`` has a span, where the client acknowledges messages itself; True if not given.
+        Whether ``Client.ack`` has a span if the client acknowledges messages itself; True if not given.
     connection_metrics
-        Whether there are two metrics more: messages in flight, and connections after a client's first; False if not
+        Whether there are two more metrics: messages in flight, and connections after a client's first; False if not
         given.
     json_envelope
-        MQTT topic filters. JSON objects on topics that match carry the trace context in the payload where there are no
-        user properties: written by clients of MQTT 3.1.1, read by all. None if not given.
+        MQTT topic filters. On matching topics, JSON objects carry the trace context in the payload if there are no
+        user properties: clients with MQTT 3.1.1 write it, all clients read it. None if not given.
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The versions of paho-mqtt that this works with."""
+        """The supported versions of paho-mqtt."""
         return _instruments
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -215,7 +216,7 @@ class PahoMqttInstrumentor(BaseInstrumentor):
             _wrap_or_unwrap()
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        """Takes the instrumentation off all clients but those that were instrumented one by one."""
+        """Uninstruments all clients except those that were instrumented one by one."""
         telemetry, assignments.everyone = assignments.everyone, None
         if telemetry is not None:
             publishing.release(telemetry)
@@ -225,7 +226,7 @@ class PahoMqttInstrumentor(BaseInstrumentor):
 
     @staticmethod
     def instrument_client(client: Client, **options: Unpack[Options]) -> None:
-        """Instruments one client, whether or not all are: then with options of its own.
+        """Instruments one client with options of its own, whether or not all clients are instrumented.
 
         Args:
             client: The client.
@@ -244,7 +245,7 @@ class PahoMqttInstrumentor(BaseInstrumentor):
 
     @staticmethod
     def uninstrument_client(client: Client) -> None:
-        """Takes the instrumentation off one client, also where all are instrumented.
+        """Uninstruments one client, even if all clients are instrumented.
 
         Args:
             client: The client.
@@ -262,7 +263,7 @@ class PahoMqttInstrumentor(BaseInstrumentor):
 
 
 def _forked() -> None:
-    """Another thread may have held the lock when this process was forked off; it does not exist here."""
+    """Makes a new lock: a thread that does not exist in this process may have held the old one at the fork."""
     global _lock
     _lock = threading.Lock()
 

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One unit of work over several messages."""
+"""One unit of work on several messages."""
 
 # Uses the same parts as the process span of one message.
 # pyright: reportPrivateUsage=false
@@ -30,7 +30,7 @@ from paho.mqtt.client import Client
 
 @never_raises
 def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence[Message]) -> _Process:
-    """Opens the span of a batch: below what runs, linked to the publish span of each message."""
+    """Opens the span of a batch: a child of the current span, with a link to the publish span of each message."""
     topics = {_topic(message) for message in messages}
     operation = telemetry.conventions.batch_operation(PROCESS, client, topics)
     span = telemetry.tracer.start_span(
@@ -43,15 +43,15 @@ def _start_batch(telemetry: Telemetry, client: Client | None, messages: Sequence
 
 
 def process_batch(messages: Sequence[Message], *, client: Client | None = None) -> AbstractContextManager[Span]:
-    """Runs one unit of work over several messages in one process span, linked to the publish span of each.
+    """Runs one unit of work on several messages in one process span, with a link to the publish span of each.
 
     Args:
         messages: Messages as received from paho, or from a library built on it.
-        client: The client that received them: the span tells where that is connected, and has its options.
+        client: The client that received them: the span has its connection attributes and its options.
 
     Returns:
         A context manager whose value is the span, a child of the current span if there is one. Exceptions are recorded
-        and go on. If paho is not instrumented, the span records nothing.
+        and raised again. If paho is not instrumented, the span records nothing.
     """
     telemetry = assignments.of(client)
     if telemetry is None or not is_enabled():
@@ -60,11 +60,11 @@ def process_batch(messages: Sequence[Message], *, client: Client | None = None) 
 
 
 def message_links(messages: Sequence[Message], *, client: Client | None = None) -> list[Link]:
-    """Makes the span links of a unit of work over several messages; each says which topic its message is from.
+    """Makes the span links of a unit of work on several messages; each has the topic of its message as an attribute.
 
     Args:
         messages: Messages as received from paho, or from a library built on it.
-        client: The client that received them: its options apply.
+        client: The client that received them; its options apply.
 
     Returns:
         One link for each message that carries a usable context.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace context in binary payloads: the draft `W3C Trace Context binary format`_, version 0.
 
-Where the bytes go in a payload is up to its format; this package writes them nowhere by itself.
+The format of the payload decides where the bytes go; this package does not write them anywhere by itself.
 
 .. _W3C Trace Context binary format: https://w3c.github.io/trace-context-binary/
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
-# The version, then trace id, parent id and flags, each after the identifier of its field.
+# The version, then trace id, parent id and flags, each preceded by its field identifier.
 _TRACEPARENT_LENGTH = 1 + (1 + 16) + (1 + 8) + (1 + 1)
 _MAXIMUM_MEMBERS = 32
 _SAMPLED = 0x01
@@ -47,12 +47,12 @@ def bytes_to_span_context(traceparent: bytes, tracestate: bytes = b"") -> SpanCo
     """Decodes a span context.
 
     Args:
-        traceparent: The binary ``traceparent``. What follows its 29 bytes is padding, or of a later version.
+        traceparent: The binary ``traceparent``. Bytes after the first 29 are padding, or belong to a later version.
         tracestate: The binary ``tracestate``.
 
     Returns:
-        The remote span context, or None if the ``traceparent`` is not valid. A ``tracestate`` that is not valid is
-        left out, as W3C Trace Context asks.
+        The remote span context, or None if the ``traceparent`` is not valid. An invalid ``tracestate`` is dropped, as
+        W3C Trace Context requires.
     """
     if len(traceparent) < _TRACEPARENT_LENGTH or (traceparent[1], traceparent[18], traceparent[27]) != (0, 1, 2):
         return None
@@ -77,7 +77,7 @@ def _trace_state(data: bytes) -> TraceState:
     members: list[tuple[str, str]] = []
     position = 0
     try:
-        # A key without length ends the list: what follows is padding.
+        # An empty key ends the list; the rest is padding.
         while data[position : position + 2] not in (b"", b"\x00", b"\x00\x00"):
             if data[position] != 0 or len(members) == _MAXIMUM_MEMBERS:
                 return TraceState()
@@ -90,7 +90,7 @@ def _trace_state(data: bytes) -> TraceState:
 
 
 def _read_sized(data: bytes, position: int) -> tuple[str, int]:
-    """The string at a position, and the position behind it."""
+    """The string at a position, and the position after it."""
     end = position + 1 + data[position]
     if end > len(data):
         raise IndexError("the string is cut off")

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a client besides its messages: where it is connected, and what it has subscribed to."""
+"""What is known about a client besides its messages: its connection and its subscriptions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _D = TypeVar("_D")
 
 
 class ClientTable(Generic[_T]):
-    """A value for each of some clients, for as long as they live.
+    """Holds a value for some clients, as long as they live.
 
-    By identity, as a client need not be hashable. No operation takes a lock, and each is safe beside other threads and
-    the garbage collector.
+    Clients are compared by identity, because they need not be hashable. No operation takes a lock, and each is safe
+    with other threads and with the garbage collector.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class ClientTable(Generic[_T]):
         return default if entry is None else entry[1]
 
     def setdefault(self, client: Client, value: _T) -> _T:
-        """The value of a client, which is this one if it has none."""
+        """The value of a client; sets it to ``value`` if the client has none."""
         entries, key = self._entries, id(client)
         return entries.setdefault(key, (ref(client, lambda _: entries.pop(key, None)), value))[1]
 
@@ -60,23 +60,23 @@ class ClientTable(Generic[_T]):
         self._entries.clear()
 
     def clients(self) -> list[Client]:
-        """The clients of now."""
+        """The current clients."""
         found = [reference() for reference, _ in list(self._entries.values())]
         return [client for client in found if client is not None]
 
     def values(self) -> list[_T]:
-        """The values of now."""
+        """The current values."""
         return [value for _, value in list(self._entries.values())]
 
 
 class Connection:
-    """Where a client is connected, as attributes; equal to itself alone, so that a look-up by it is cheap.
+    """A client's connection, as attributes. It is compared by identity, so that a look-up by it is cheap.
 
     Args:
-        host: Address of the server; empty if nobody knows.
+        host: Address of the server; empty if unknown.
         port: Port of the server; None for a Unix socket.
-        client_id: The client id; empty if nobody knows.
-        peer: The other end of the socket, as :func:`private.peer` tells it.
+        client_id: The client id; empty if unknown.
+        peer: The other end of the socket, from :func:`private.peer`.
     """
 
     def __init__(
@@ -104,17 +104,17 @@ class Connection:
 UNKNOWN = Connection()
 NO_SUBSCRIPTIONS = Subscriptions({})
 
-# More would not be few values, and a stranger could fill the memory with them.
+# More would be too many values for a metric attribute, and could fill the memory.
 _MOST_SUBSCRIPTIONS = 100
 
 
 class ClientState:
-    """What is known of one client."""
+    """What is known about one client."""
 
     def __init__(self) -> None:
         self.subscriptions = NO_SUBSCRIPTIONS
         self._subscriptions: dict[str, Subscription] = {}
-        # Topics and user properties of the messages that the client must acknowledge itself, by packet id.
+        # By packet id: topic and user properties of the messages that the client must acknowledge itself.
         self.unsettled: dict[int, tuple[str, Any]] = {}
         # The context in which connect() was called, as user properties.
         self.connect_fields: list[tuple[str, str]] = []
@@ -123,7 +123,7 @@ class ClientState:
         self._described: tuple[Any, ...] = ()
 
     def connection(self, client: Client) -> Connection:
-        """Where the client is connected, or will be; the same object until that changes."""
+        """The client's current or next connection; the same object until it changes."""
         host, port = private.server(client)
         now = (host, port, private.client_id(client), client.socket())
         if now != self._described:
@@ -132,20 +132,20 @@ class ClientState:
         return self._connection
 
     def subscribed(self, names: Iterable[str]) -> None:
-        """Notes what the client subscribes to, up to a hundred names."""
+        """Notes the client's new subscriptions, up to a hundred in total."""
         for name in names:
             if name not in self._subscriptions and len(self._subscriptions) < _MOST_SUBSCRIPTIONS:
                 self._subscriptions[name] = Subscription.parse(name)
         self._renew_subscriptions()
 
     def unsubscribed(self, names: Iterable[str]) -> None:
-        """Notes what the client is no longer subscribed to."""
+        """Forgets subscriptions that the client has ended."""
         for name in names:
             self._subscriptions.pop(name, None)
         self._renew_subscriptions()
 
     def _renew_subscriptions(self) -> None:
-        # Without a lock: a thread may hold it when the process forks, or when the garbage collector publishes.
+        # Without a lock, which a thread could hold when the process forks, or when the garbage collector publishes.
         while self.subscriptions.by_name != self._subscriptions:
             self.subscriptions = Subscriptions(self._subscriptions.copy())
 
@@ -154,11 +154,11 @@ _states: ClientTable[ClientState] = ClientTable()
 
 
 def state_of(client: Client) -> ClientState:
-    """What is known of a client."""
+    """What is known about a client."""
     state = _states.get(client, None)
     return _states.setdefault(client, ClientState()) if state is None else state
 
 
 def known_clients() -> list[Client]:
-    """The clients of which something is known."""
+    """The clients about which something is known."""
     return _states.clients()

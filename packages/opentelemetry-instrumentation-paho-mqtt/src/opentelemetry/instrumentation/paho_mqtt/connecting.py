@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a client says when it connects: the will message carries the context in which that was asked for."""
+"""Connecting: the will message carries the context in which the program called ``connect``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _asked_to_connect(client: Client) -> None:
 
 
 def send_connect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wraps ``Client._send_connect``, which paho calls for each connection that it opens, also by itself."""
+    """Wraps ``Client._send_connect``, which paho calls for each connection, including reconnects."""
     telemetry = assignments.of(client)
     if telemetry is None or not is_enabled():
         return wrapped(*args, **kwargs)
@@ -55,7 +55,7 @@ def _count(telemetry: Telemetry, client: Client) -> None:
 
 
 class _WillProperties:
-    """The properties of a will, and the context; all that paho does with them is to pack them."""
+    """The properties of a will with the context added; paho only packs them."""
 
     def __init__(self, given: Any, added: UserProperties) -> None:
         self._given = given
@@ -68,7 +68,7 @@ class _WillProperties:
 
 @never_raises
 def _will_properties(client: Client) -> _WillProperties | None:
-    """The properties of the will with the context in them; None to leave it as it is."""
+    """The properties of the will with the context added; None to leave the will as it is."""
     fields = state_of(client).connect_fields
     has_will, given = private.will_properties(client)
     added: UserProperties = added_fields(fields, user_properties_of(given)) if has_will else ()

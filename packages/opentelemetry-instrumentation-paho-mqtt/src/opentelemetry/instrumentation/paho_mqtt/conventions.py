@@ -1,9 +1,9 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of spans and attributes, by the OpenTelemetry `messaging conventions`_.
+"""Names of spans and attributes, as in the OpenTelemetry `messaging conventions`_.
 
-``messaging.system`` has no value for MQTT there; ``mqtt`` is what every MQTT implementation uses. Attributes below
-``messaging.mqtt`` are this package's own, and so is ``mqtt.missing_context``, which keeps the name that users look for.
+The conventions have no value of ``messaging.system`` for MQTT; every MQTT implementation uses ``mqtt``. Attributes
+below ``messaging.mqtt`` are this package's own. So is ``mqtt.missing_context``, whose name users already look for.
 
 .. _messaging conventions: https://opentelemetry.io/docs/specs/semconv/messaging/
 """
@@ -32,7 +32,7 @@ from opentelemetry.semconv._incubating.attributes.messaging_attributes import ( 
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client
 
-# Not imported from opentelemetry-semantic-conventions, so that an older release of it is enough.
+# Not imported from opentelemetry-semantic-conventions, so that older releases of it work.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 MQTT = "mqtt"
@@ -54,20 +54,20 @@ MQTT_MISSING_CONTEXT = "mqtt.missing_context"
 MQTT_MISSING_CONTEXT_REASON = "mqtt.missing_context_reason"
 
 Attributes = dict[str, AttributeValue]
-# Longer topics are not cached: a stranger could fill the memory with them.
+# Longer topics are not cached, because they could fill the memory.
 REMEMBERED_TOPIC_LENGTH = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Conventions:
-    """The conventions, and what the user decides within them."""
+    """The conventions, with the user's options."""
 
     templates: TopicFilters
-    # Topics often contain a device id; then only a template keeps the number of span names low.
+    # Topics often contain a device id, so by default only templates keep the number of span names low.
     topics_in_span_names: bool
 
     def operation(self, name: str, client: Client | None, topic: str) -> Operation:
-        """Describes an operation of a client on a topic, or on none if empty; ``name`` is one of those above."""
+        """Describes an operation of a client on a topic (empty: on none); ``name`` is one of the names above."""
         describe = _remembered_operation if len(topic) <= REMEMBERED_TOPIC_LENGTH else _operation
         if client is None:
             return describe(self, name, topic, UNKNOWN, NO_SUBSCRIPTIONS)
@@ -76,7 +76,7 @@ class Conventions:
         return describe(self, name, topic, state.connection(client), subscriptions)
 
     def batch_operation(self, name: str, client: Client | None, topics: set[str]) -> Operation:
-        """Describes an operation on several topics at once: by what holds for each of them."""
+        """Describes an operation on several topics at once, by what they have in common."""
         first, *others = [self.operation(name, client, topic) for topic in topics or {""}]
         for other in others:
             first = first.common_with(other, name)
@@ -84,12 +84,12 @@ class Conventions:
 
 
 def connection_attributes(client: Client) -> Attributes:
-    """What the metrics of a client's connection say."""
+    """The attributes of the metrics of a client's connection."""
     return {MESSAGING_SYSTEM: MQTT, **state_of(client).connection(client).server}
 
 
 def payload_size(payload: Any) -> int:
-    """Size in bytes of a payload as paho encodes it: str as UTF-8, numbers as their decimal digits, None as nothing."""
+    """Size in bytes of a payload as paho encodes it: str as UTF-8, numbers as decimal digits, None as empty."""
     if isinstance(payload, (bytes, bytearray)):
         return len(payload)
     if isinstance(payload, (str, int, float)):
@@ -99,7 +99,7 @@ def payload_size(payload: Any) -> int:
 
 
 def conversation_id(correlation_data: bytes) -> str:
-    """Correlation Data (MQTT 5.0, 3.3.2.3.6), which are bytes: as text where they are printable UTF-8, else as hex."""
+    """The bytes of Correlation Data (MQTT 5.0, 3.3.2.3.6) as text if they are printable UTF-8, else as hex."""
     try:
         text = correlation_data.decode("utf-8")
     except UnicodeDecodeError:
@@ -109,17 +109,17 @@ def conversation_id(correlation_data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Operation:
-    """What all messages that a client publishes to a topic, or processes from it, have in common."""
+    """What all messages have in common that a client publishes to a topic, or processes from it."""
 
     span_name: str
     span_attributes: Mapping[str, AttributeValue]
-    # Only attributes with few values, as metrics need.
+    # Only attributes with few values, because metrics need that.
     metric_attributes: Mapping[str, AttributeValue]
 
     def message_attributes(
         self, payload: Any, qos: int, retain: bool, dup: bool = False, properties: Any = None
     ) -> Attributes:
-        """What the span of one message says."""
+        """The attributes of the span of one message."""
         attributes: Attributes = {
             **self.span_attributes,
             MESSAGING_MESSAGE_BODY_SIZE: payload_size(payload),
@@ -135,7 +135,7 @@ class Operation:
         return attributes
 
     def common_with(self, other: Operation, name: str) -> Operation:
-        """What both have in common; ``name`` is the span's name if theirs differ."""
+        """What both operations have in common; ``name`` is the span name if theirs differ."""
         return Operation(
             self.span_name if self.span_name == other.span_name else name,
             _common(self.span_attributes, other.span_attributes),

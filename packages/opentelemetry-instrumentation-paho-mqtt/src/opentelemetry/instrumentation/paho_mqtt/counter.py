@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A counter of messages that costs a message one addition."""
+"""A counter of messages that costs only one addition per message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _lock = threading.RLock()
 
 
 class _Counts:
-    """How many messages there were with each set of attributes."""
+    """The number of messages for each set of attributes."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
@@ -29,28 +29,28 @@ class _Counts:
             self._counts[key] = self._counts.get(key, 0) + amount
 
     def observe(self, options: CallbackOptions) -> Iterable[Observation]:
-        """The counts of now."""
+        """Reports the current counts."""
         with _lock:
             counts = self._counts.copy()
         return [Observation(count, dict(key)) for key, count in counts.items()]
 
 
-# A meter that is asked for an instrument again returns the existing one, with its first callback.
+# If a meter is asked for an instrument again, it returns the existing one, with its first callback.
 _of_instruments: WeakKeyDictionary[ObservableCounter, _Counts] = WeakKeyDictionary()
 
 
 class MessageCounter:
-    """The asynchronous equivalent of a counter, which the conventions allow for `each of theirs`_.
+    """The asynchronous equivalent of a counter, which the conventions allow for `every instrument`_.
 
-    An SDK works out from all attributes, for each addition, which time series they belong to: that costs a message as
-    much as half of its span. Here it is done when the metrics are collected.
+    At each addition, an SDK finds the time series from all attributes, which costs half as much as the message's span.
+    Here this happens only when the metrics are collected.
 
-    .. _each of theirs: https://opentelemetry.io/docs/specs/semconv/general/metrics/#instrument-types
+    .. _every instrument: https://opentelemetry.io/docs/specs/semconv/general/metrics/#instrument-types
 
     Args:
-        meter: Makes the instrument; an SDK's, as another one would return a new instrument each time.
-        name: Of the metric.
-        description: Likewise.
+        meter: The meter that makes the instrument. It must be an SDK's: others return a new instrument each time.
+        name: The name of the metric.
+        description: The description of the metric.
     """
 
     def __init__(self, meter: Meter, name: str, description: str) -> None:
@@ -64,7 +64,7 @@ class MessageCounter:
 
 
 def _forked() -> None:
-    """Another thread may have held the lock when this process was forked off; it does not exist here."""
+    """Makes a new lock: a thread that does not exist in this process may have held the old one at the fork."""
     global _lock
     _lock = threading.RLock()
 

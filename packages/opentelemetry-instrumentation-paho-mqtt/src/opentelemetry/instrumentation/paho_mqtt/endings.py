@@ -1,10 +1,10 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where spans end: only where the thread holds none of paho's locks, for an SDK's processor may take its time.
+"""Ends spans only where the thread holds none of paho's locks, because an SDK's processor may be slow.
 
-paho calls back while it holds its locks: there an ending is noted, and comes about when the thread has left paho. The
-garbage collector runs finalizers anywhere, also inside the SDK's own locks: what they note comes about at the next such
-place of any thread.
+paho calls back while it holds its locks. There an ending is only noted; it is carried out when the thread has left
+paho. The garbage collector runs finalizers anywhere, even inside the SDK's own locks. The endings that they note are
+carried out when any thread reaches a safe place.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _Endings = deque[Callable[[], object]]
 _of_finalizers: _Endings = deque()
 _of_threads: dict[int, _Endings] = {}
 
-# Counts the forks: a span belongs to the process that opened it.
+# The number of forks, because a span belongs to the process that opened it.
 _process = 0
 
 
 class _Thread(threading.local):
-    """What a thread has noted.
+    """The endings that a thread has noted.
 
     Attributes:
-        held: How many methods of paho's, which may hold its locks, the thread is in: to be counted around each.
+        held: How many of paho's methods that may hold its locks the thread is inside; the wrappers count it.
     """
 
     def __init__(self) -> None:
         self.held = 0
         self.noted: _Endings = deque()
-        # It belongs to a thread that had this identity and has ended.
+        # Endings of an earlier thread that had the same identity.
         _of_finalizers.extend(_of_threads.pop(threading.get_ident(), ()))
         _of_threads[threading.get_ident()] = self.noted
 
@@ -43,29 +43,29 @@ thread = _Thread()
 
 
 def process() -> int:
-    """A number for this process, which a child does not share."""
+    """A number for this process, which differs in a forked child."""
     return _process
 
 
 def note(ending: Callable[[], object]) -> None:
-    """Notes an ending of this thread."""
+    """Notes an ending in this thread."""
     thread.noted.append(ending)
 
 
 def note_from_finalizer(ending: Callable[[], object]) -> None:
-    """Notes an ending in a finalizer, where nothing else may be done."""
+    """Notes an ending in a finalizer, where nothing else is safe."""
     _of_finalizers.append(ending)
 
 
 def end_noted() -> None:
-    """Has what this thread and finalizers have noted come about, unless the thread is inside paho."""
+    """Carries out the endings that this thread and finalizers have noted, unless the thread is inside paho."""
     if (thread.noted or _of_finalizers) and not thread.held:
         _end_all(thread.noted)
         _end_all(_of_finalizers)
 
 
 def end_noted_by_all() -> None:
-    """Has what any thread has noted come about, unless this one is inside paho."""
+    """Carries out the endings that all threads have noted, unless this thread is inside paho."""
     end_noted()
     if not thread.held:
         for noted in list(_of_threads.values()):

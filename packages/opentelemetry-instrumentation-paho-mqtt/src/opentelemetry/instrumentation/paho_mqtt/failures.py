@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Failures: those of messages go onto their spans, those of telemetry into the log and no further."""
+"""Failures: those of messages are recorded on their spans, those of telemetry are only logged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 def never_raises(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
-    """Logs the exceptions of a function and returns None instead: no message may be lost for its telemetry."""
+    """Logs the exceptions of a function and returns None instead, so that telemetry never costs a message."""
 
     @wraps(function)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T | None:
@@ -35,7 +35,7 @@ def never_raises(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
 
 
 def call_hook(hook: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> None:
-    """Calls what the user hooked in; its exceptions are logged."""
+    """Calls a hook of the user, and logs its exceptions."""
     try:
         hook(*args, **kwargs)
     except Exception:
@@ -43,7 +43,7 @@ def call_hook(hook: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -
 
 
 def set_error(span: Span, error_type: str, description: str) -> None:
-    """Marks a span as failed, by the conventions for `recording errors`_.
+    """Marks a span as failed, as in the conventions for `recording errors`_.
 
     .. _recording errors: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
     """
@@ -53,7 +53,7 @@ def set_error(span: Span, error_type: str, description: str) -> None:
 
 @never_raises
 def record_exception(span: Span, error: BaseException) -> None:
-    """Marks a span as failed by an exception, whose message may quote any payload."""
+    """Marks a span as failed by an exception, whose message may contain any payload."""
     set_error(span, error_type(error), f"{type(error).__name__}: {error}")
     stacktrace = "".join(traceback.format_exception(error))
     span.record_exception(
@@ -62,5 +62,5 @@ def record_exception(span: Span, error: BaseException) -> None:
 
 
 def error_type(error: BaseException) -> str:
-    """Names an exception for ``error.type``."""
+    """The ``error.type`` of an exception."""
     return type(error).__qualname__

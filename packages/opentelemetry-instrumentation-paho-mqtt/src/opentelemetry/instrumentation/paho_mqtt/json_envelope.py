@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace context in JSON payloads, for MQTT 3.1.1, which has no user properties.
 
-The fields stand on the outermost object, under their W3C names, as the (discontinued) W3C note on MQTT recommends.
-This changes the payload for whoever receives it, so it is only done where the user asks for it.
+The fields are members of the outermost object, with their W3C names, as the (discontinued) W3C note on MQTT recommends.
+This changes the payload for every receiver, so it is done only if the user asks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIELDS = ("traceparent", "tracestate")
 
 
 class _Members(list[tuple[str, Any]]):
-    """The members of a JSON object in their order, equal names included."""
+    """The members of a JSON object in order, including equal names."""
 
 
 def _members(payload: object) -> _Members | None:
@@ -39,7 +39,7 @@ def _members(payload: object) -> _Members | None:
 
 
 class JsonEnvelope(TopicFilters):
-    """Reads and writes the trace context of JSON payloads on topics that match.
+    """Reads and writes the trace context of JSON payloads on matching topics.
 
     Args:
         filters: Topic filters.
@@ -61,10 +61,10 @@ def read(payload: object) -> UserProperties:
     """Reads the trace context of a payload.
 
     Args:
-        payload: The payload as received; anything but a JSON object in UTF-8 carries no context.
+        payload: The payload as received; only a JSON object in UTF-8 carries a context.
 
     Returns:
-        Name and value pairs in the form of user properties, equal names and other spellings of them included.
+        Name and value pairs like user properties, including equal names and names in another case.
     """
     return [
         (name, value) for name, value in _members(payload) or () if name.lower() in FIELDS and isinstance(value, str)
@@ -81,7 +81,7 @@ def write(payload: Any, fields: UserProperties) -> Any:
         fields: Name and value pairs; only those of W3C Trace Context are written.
 
     Returns:
-        The payload with the fields; the same object if it is no JSON object, or has one of the fields already.
+        The payload with the fields; the same object if it is not a JSON object, or has one of the fields already.
     """
     members = _members(payload)
     added = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields if name in FIELDS]

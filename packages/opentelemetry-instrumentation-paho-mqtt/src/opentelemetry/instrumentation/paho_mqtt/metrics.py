@@ -17,7 +17,7 @@ from opentelemetry.semconv._incubating.attributes.messaging_attributes import ( 
     MESSAGING_OPERATION_TYPE,
     MessagingOperationTypeValues,
 )
-from opentelemetry.semconv._incubating.metrics.messaging_metrics import (  # pyright: ignore[reportMissingTypeStubs] (likewise)
+from opentelemetry.semconv._incubating.metrics.messaging_metrics import (  # pyright: ignore[reportMissingTypeStubs] (as above)
     MESSAGING_CLIENT_CONSUMED_MESSAGES,
     MESSAGING_CLIENT_OPERATION_DURATION,
     MESSAGING_CLIENT_SENT_MESSAGES,
@@ -36,12 +36,12 @@ _DURATION_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2
 
 
 class Metrics:
-    """The four instruments, and two that are off by default; the counters are made once there is an SDK.
+    """The four instruments, and two that are off by default. The counters are made when there is an SDK.
 
     Args:
-        meter: Makes them.
-        meter_provider: Where that is from; the global one if None.
-        in_flight: Observes the messages in flight; None leaves the two instruments out that tell of connections.
+        meter: The meter that makes them.
+        meter_provider: The provider of the meter; the global one if None.
+        in_flight: Observes the messages in flight; None leaves out the two instruments for connections.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Metrics:
             )
 
     def listens(self) -> bool:
-        """Whether there is an SDK; until there is one, each call looks."""
+        """Whether there is an SDK; each call looks again until there is one."""
         if self._consumed is not None:
             return True
         if not is_sdk(self._meter_provider or get_meter_provider()):
@@ -95,13 +95,13 @@ class Metrics:
     def published(
         self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context, sent: bool = True
     ) -> None:
-        """Records how long a publish took, and counts its message if that went out to the broker.
+        """Records how long a publish took, and counts its message if it was sent to the broker.
 
         Args:
-            seconds: From the call to the end of the span.
-            attributes: Those of the operation, and ``error.type`` if it failed.
-            context: Holds the span, for the exemplars.
-            sent: Whether the message went out.
+            seconds: Time from the call to the end of the span.
+            attributes: The attributes of the operation, and ``error.type`` if it failed.
+            context: The context that contains the span, for exemplars.
+            sent: Whether the message was sent.
         """
         if self.listens() and self._sent is not None:
             if sent:
@@ -109,7 +109,7 @@ class Metrics:
             self._operation_duration.record(seconds, {**attributes, MESSAGING_OPERATION_TYPE: _SEND}, context)
 
     def settled(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
-        """Records how long an acknowledgement took; ``context`` holds its span, for the exemplars."""
+        """Records how long an acknowledgement took; ``context`` contains its span, for exemplars."""
         self._operation_duration.record(seconds, {**attributes, MESSAGING_OPERATION_TYPE: _SETTLE}, context)
 
     def delivered(self, attributes: Mapping[str, AttributeValue]) -> None:
@@ -118,7 +118,7 @@ class Metrics:
             self._consumed.add(1, attributes)
 
     def processed(self, seconds: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
-        """Records how long a handler took; ``context`` holds its span, for the exemplars."""
+        """Records how long a handler took; ``context`` contains its span, for exemplars."""
         self._process_duration.record(seconds, attributes, context)
 
     def reconnected(self, attributes: Mapping[str, AttributeValue]) -> None:

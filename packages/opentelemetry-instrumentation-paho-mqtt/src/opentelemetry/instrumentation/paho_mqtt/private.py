@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is private in paho-mqtt, in one place. A version without one of these names loses what needs it, and no more."""
+"""All uses of paho-mqtt's private names. With a version that lacks one, only the features that need it are lost."""
 
 # pyright: reportPrivateUsage=false
 
@@ -23,7 +23,7 @@ _DISCONNECTS = "publish spans stay open when a connection ends for good"
 _SERVER = "spans do not say which server it is"
 _WILL = "a will carries no trace context"
 
-# What does not work without each attribute of a client.
+# What is lost without each attribute of a client.
 _LOST_WITHOUT = {
     "_client_id": "spans do not say which client it is",
     "_easy_log": "exceptions of handlers that paho suppresses are not seen",
@@ -44,7 +44,7 @@ _missing: set[str] = set()
 
 
 def check() -> None:
-    """Warns of each name that this version of paho-mqtt lacks, before anything needs it."""
+    """Warns about each name that this version of paho-mqtt lacks, before anything needs it."""
     try:
         client = Client(CallbackAPIVersion.VERSION2)
     except Exception:
@@ -58,7 +58,7 @@ def check() -> None:
 
 
 def lacks(name: str, lost: str = "") -> None:
-    """Warns, once, that paho-mqtt lacks a private name."""
+    """Warns once that paho-mqtt lacks a private name."""
     if name not in _missing:
         _missing.add(name)
         lost = lost or _LOST_WITHOUT[name]
@@ -66,12 +66,12 @@ def lacks(name: str, lost: str = "") -> None:
 
 
 def sees_acknowledgements() -> bool:
-    """Whether the acknowledgement of a message can be told."""
+    """Whether acknowledgements of messages can be observed."""
     return not _missing or _missing.isdisjoint(("_handle_pubackcomp", "_in_packet", "_out_messages"))
 
 
 def protocol(client: Client) -> MQTTProtocolVersion | None:
-    """The version of MQTT. The public property calls itself for ever in paho-mqtt 2.0."""
+    """The version of MQTT. In paho-mqtt 2.0 the public property recurses without end."""
     try:
         return client._protocol
     except AttributeError:
@@ -79,7 +79,7 @@ def protocol(client: Client) -> MQTTProtocolVersion | None:
 
 
 def server(client: Client) -> tuple[str, int | None]:
-    """Address and port of the server; no port for a Unix socket."""
+    """Address and port of the server; the port is None for a Unix socket."""
     try:
         return client._host, None if client._transport == "unix" else client._port
     except AttributeError as error:
@@ -88,7 +88,7 @@ def server(client: Client) -> tuple[str, int | None]:
 
 
 def client_id(client: Client) -> bytes:
-    """The client id, which is empty until the server has chosen one."""
+    """The client id; it can be empty until the server has assigned one."""
     try:
         return client._client_id
     except AttributeError:
@@ -96,7 +96,7 @@ def client_id(client: Client) -> bytes:
 
 
 def peer(socket: Any) -> tuple[str, int | None] | None:
-    """The address at the other end of a socket, and its port if it has one; for a WebSocket, of the socket below it."""
+    """Address and port (if any) of the other end of a socket; for a WebSocket, of the socket below it."""
     try:
         name: Any = getattr(socket, "_socket", socket).getpeername()
     except (AttributeError, OSError):
@@ -107,7 +107,7 @@ def peer(socket: Any) -> tuple[str, int | None] | None:
 
 
 def acknowledges_itself(client: Client) -> bool:
-    """Whether the client acknowledges messages by ``ack()``."""
+    """Whether the client acknowledges messages itself, with ``ack()``."""
     try:
         return client._manual_ack
     except AttributeError:
@@ -115,7 +115,7 @@ def acknowledges_itself(client: Client) -> bool:
 
 
 def in_flight(client: Client) -> int:
-    """How many messages with QoS 1 or 2 are on their way to the server."""
+    """The number of messages with QoS 1 or 2 that are in flight."""
     try:
         return client._inflight_messages
     except AttributeError:
@@ -133,7 +133,7 @@ def will_properties(client: Client) -> tuple[bool, Properties | None]:
 
 @contextmanager
 def replaced_will_properties(client: Client, properties: Any) -> Generator[None, None, None]:
-    """Has the will other properties for a while."""
+    """Replaces the properties of the will temporarily."""
     given = client._will_properties
     client._will_properties = properties
     try:
@@ -143,7 +143,7 @@ def replaced_will_properties(client: Client, properties: Any) -> Generator[None,
 
 
 def waiting(client: Client, mid: int) -> MQTTMessage | None:
-    """The message that waits for an acknowledgement under a message id."""
+    """The message with this id that waits for an acknowledgement; None if there is none."""
     try:
         return client._out_messages.get(mid)
     except AttributeError:
@@ -151,7 +151,7 @@ def waiting(client: Client, mid: int) -> MQTTMessage | None:
 
 
 def all_waiting(client: Client) -> list[MQTTMessage]:
-    """All messages that wait for an acknowledgement; none of paho's locks is taken, for it may be held for ever."""
+    """All messages that wait for an acknowledgement. Takes none of paho's locks, which may never be released."""
     try:
         return list(client._out_messages.values())
     except AttributeError:
@@ -159,7 +159,7 @@ def all_waiting(client: Client) -> list[MQTTMessage]:
 
 
 def packet(client: Client) -> bytes:
-    """What the packet that paho handles just now holds after its fixed header."""
+    """The bytes after the fixed header of the packet that paho is handling."""
     try:
         return cast(Any, client)._in_packet["packet"]
     except (AttributeError, KeyError, TypeError):
@@ -167,7 +167,7 @@ def packet(client: Client) -> bytes:
 
 
 def will_reconnect(client: Client) -> bool:
-    """Whether paho opens the connection again that has just ended."""
+    """Whether paho will reconnect after the connection that has just ended."""
     try:
         state = client._state.name
         return client._reconnect_on_failure and state not in ("MQTT_CS_DISCONNECTING", "MQTT_CS_DISCONNECTED")

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The process span: around the handling of one received message, or of a batch of them."""
+"""The process span: around the handling of one received message, or of a batch."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from paho.mqtt.client import Client, MQTTMessage
 
-# Not a value in OpenTelemetry's context, which is copied for each value.
+# Not a value in OpenTelemetry's context, which would be copied for it.
 _current: ContextVar[_Process | None] = ContextVar("paho-mqtt-process", default=None)
 
 
 class Message(Protocol):
-    """A received message: paho's ``MQTTMessage``, or that of a library built on paho."""
+    """A received message: paho's ``MQTTMessage``, or the message of a library built on paho."""
 
     @property
     def topic(self) -> object:
@@ -69,7 +69,7 @@ class Message(Protocol):
 
     @property
     def retain(self) -> bool:
-        """Whether the broker had kept the message."""
+        """Whether this is a retained message."""
         ...
 
     @property
@@ -101,7 +101,8 @@ class _Process(AbstractContextManager[Span]):
         self.is_open = False
 
     def __enter__(self) -> Span:
-        # Created here and not stored: it refers to this object, and a message must not wait for the garbage collector.
+        # Created here and not stored, because it refers to this object. In a reference cycle, the message would wait
+        # for the garbage collector.
         self._token = attach(self._context)
         self._outer = _current.get()
         _current.set(self)
@@ -166,7 +167,7 @@ def _operation(telemetry: Telemetry, client: Client | None, topic: str) -> Opera
 
 
 def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Context, SpanContext | None, str]:
-    """The context that a message carries, the publish span in it, and where it was; or why there is none."""
+    """The context that a message carries, its publish span or None, and the context's source or why there is none."""
     fields: UserProperties = getattr(message.properties, "UserProperty", ())
     context = user_properties_to_context(fields)
     carried = get_current_span(context).get_span_context()
@@ -184,7 +185,7 @@ def _carried_context(telemetry: Telemetry | None, message: Message) -> tuple[Con
 
 
 def _in_surroundings(telemetry: Telemetry, carried: Context) -> Context:
-    """What a message carries, with all of the current context that it says nothing of, but for the span."""
+    """The context that a message carries, plus all values of the current context that it lacks, except the span."""
     if telemetry.baggage_keys is not None:
         for name in baggage.get_all(carried):
             if name not in telemetry.baggage_keys:
@@ -205,13 +206,13 @@ def _start(telemetry: Telemetry, client: Client | None, message: Message, links_
 
 
 def _open(telemetry: Telemetry, operation: Operation, message: Message, links_only: bool | None) -> _Process:
-    """Opens the span of one message: linked to its publish span, and below that one or below what runs."""
+    """Opens the span of one message: linked to its publish span, and a child of that or of the current span."""
     dup: bool = getattr(message, "dup", False)
     properties = message.properties
     attributes = operation.message_attributes(message.payload, message.qos, message.retain, dup, properties)
     context, carried, found = _carried_context(telemetry, message)
     context = _in_surroundings(telemetry, context)
-    # Most handlers run without a context, and finding that out costs less than looking for a span in it.
+    # Most handlers run in an empty context, and checking for that is cheaper than looking for a span in it.
     running = get_current_span() if get_current() else INVALID_SPAN
     links: list[Link] = []
     if carried is None:
@@ -221,11 +222,11 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, links_on
         attributes[MQTT_CONTEXT_SOURCE] = found
     if carried is not None:
         links.append(Link(carried))
-    # A span that has ended is still current in threads that were started inside it, but no longer active.
+    # An ended span is still current in threads that were started inside it, but it is no longer active.
     if links_only is None:
         links_only = running.is_recording()
     if carried is not None and message.retain:
-        # The trace of a retained message may have ended days ago, and is not part of the current work.
+        # The trace of a retained message may have ended days ago and is not part of the current work.
         context = set_span_in_context(INVALID_SPAN, context)
     elif carried is not None and links_only:
         context = set_span_in_context(running, context)
@@ -245,20 +246,20 @@ def _open(telemetry: Telemetry, operation: Operation, message: Message, links_on
 def process_span(
     message: Message, *, client: Client | None = None, links: bool | None = None
 ) -> AbstractContextManager[Span]:
-    """Runs the handling of a message in its process span, wherever that happens: in a thread, in an asyncio task.
+    """Runs the handling of a message in its process span, in any thread or asyncio task.
 
-    It is for handlers that hand messages over; instrument with ``process_spans=False`` then, so that the hand-over has
+    It is for handlers that hand messages over. Instrument with ``process_spans=False`` then, so that the hand-over has
     no span of its own.
 
     Args:
         message: A message as received from paho, or from a library built on it.
-        client: The client that received it: the span tells where that is connected, and has its options.
-        links: Whether the span is only linked to the publish span, and a child of the current span if there is one; as
-            the option ``process_links`` says if None.
+        client: The client that received it: the span has its connection attributes and its options.
+        links: Whether the span is only linked to the publish span, and a child of the current span if there is one. If
+            None, the option ``process_links`` decides.
 
     Returns:
-        A context manager whose value is the span. Exceptions are recorded and go on. If the process span of this very
-        message is open already, that one; if paho is not instrumented, one that records nothing.
+        A context manager whose value is the span. Exceptions are recorded and raised again. If the process span of
+        this message is already open, the value is that span. If paho is not instrumented, the span records nothing.
     """
     telemetry = assignments.of(client)
     if telemetry is None or not is_enabled():
@@ -290,7 +291,7 @@ def handle_on_message(
 
 @never_raises
 def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> AbstractContextManager[object] | None:
-    """Counts a message, and opens its span if there is to be one."""
+    """Counts a message, and opens its span if it gets one."""
     if not (telemetry.has_sdk or telemetry.finds_sdk() or telemetry.process_hook):
         return _carried_on(telemetry, message) if telemetry.process_spans else None
     if message.qos and telemetry.settle_spans and private.acknowledges_itself(client):
@@ -303,7 +304,7 @@ def _received(telemetry: Telemetry, client: Client, message: MQTTMessage) -> Abs
 
 
 def _carried_on(telemetry: Telemetry, message: Message) -> AbstractContextManager[object] | None:
-    """What a handler needs without an SDK: the context that the message carries, to pass it on."""
+    """Without an SDK: attaches the context that the message carries, so that the handler can propagate it."""
     if not telemetry.json_envelope and not hasattr(message.properties, "UserProperty"):
         return None
     return _Attached(_in_surroundings(telemetry, _carried_context(telemetry, message)[0]))
@@ -311,9 +312,9 @@ def _carried_on(telemetry: Telemetry, message: Message) -> AbstractContextManage
 
 @contextmanager
 def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) -> Generator[None, None, None]:
-    """Calls ``failed`` for each exception of a handler that paho logs instead of letting it go on.
+    """Calls ``failed`` for each exception of a handler that paho logs instead of raising.
 
-    Its log call is the only place where they can be seen; it is watched for as long as the handlers run.
+    They can be observed only in paho's log call, which is replaced while the handlers run.
     """
     log = private.log_method(client)
     if log is None:
@@ -333,7 +334,7 @@ def _suppressed_exceptions(client: Client, failed: Callable[[Exception], None]) 
     try:
         yield
     finally:
-        # Unless the handler has replaced it.
+        # Do not restore it if the handler has replaced it.
         if vars(client).get("_easy_log") is watch:
             if own is None:
                 del vars(client)["_easy_log"]

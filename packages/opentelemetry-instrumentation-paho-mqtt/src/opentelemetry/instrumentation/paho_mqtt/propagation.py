@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace context in MQTT 5 user properties.
 
-A user property is a pair of UTF-8 strings, and a message may carry any number of them, also with equal names
-(MQTT 5.0, 3.3.2.3.7). The names and values are those of W3C Trace Context, in lower case as there; that they travel
-in user properties is a de-facto convention.
+A user property is a pair of UTF-8 strings. A message may carry any number of them, even with equal names (MQTT 5.0,
+3.3.2.3.7). The names and values are those of W3C Trace Context, in lower case. Carrying them in user properties is a
+de-facto convention.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _logger = logging.getLogger(__name__)
 UserProperties = Sequence[tuple[str, str]]
 MissingContextReason = Literal["absent", "invalid", "duplicate", "wrong_case"]
 
-# Fields that W3C allows to be split over several headers; together they are one list.
+# Fields that W3C allows to be split into several headers, which together form one list.
 _LISTS = frozenset({"tracestate", "baggage"})
 
 
 class _UserPropertyGetter(Getter[UserProperties]):
     def get(self, carrier: UserProperties, key: str) -> list[str] | None:
-        # A loop, for it costs each message half of what a comprehension does.
+        # A loop, because it costs each message half as much as a comprehension.
         values: list[str] | None = None
         for name, value in carrier:
             if name == key:
@@ -42,7 +42,7 @@ class _UserPropertyGetter(Getter[UserProperties]):
             return values
         if key in _LISTS:
             return [",".join(values)]
-        # Equal values count as one; different values contradict each other, so none is used.
+        # Equal values count as one. Different values contradict each other, so none is used.
         return values[:1] if len(set(values)) == 1 else None
 
     def keys(self, carrier: UserProperties) -> list[str]:
@@ -50,7 +50,7 @@ class _UserPropertyGetter(Getter[UserProperties]):
 
 
 class _NotingGetter(_UserPropertyGetter):
-    """Notes which fields the propagator asks for, whichever it is."""
+    """Notes which fields the configured propagator asks for."""
 
     def __init__(self) -> None:
         self.fields: set[str] = set()
@@ -81,7 +81,7 @@ def context_to_user_properties(context: Context | None = None) -> list[tuple[str
 
 
 def added_fields(fields: UserProperties, set_by_caller: UserProperties) -> UserProperties:
-    """Which of our fields to write into a message: none if the caller wrote a trace context, and none that it wrote."""
+    """The fields to write into a message: none if the caller wrote a trace context, else those it did not write."""
     if not set_by_caller:
         return fields
     names = {name for name, _ in set_by_caller}
@@ -97,8 +97,8 @@ def user_properties_to_context(user_property: UserProperties | None) -> Context:
         user_property: The message's ``properties.UserProperty``; None counts as empty.
 
     Returns:
-        The remote context; an empty one if the message carries none that is usable. Never the current context, so
-        that a message without one does not become a child of whatever runs at the time.
+        The remote context; an empty one if the message carries no usable context. Never the current context, so that a
+        message without a context does not become a child of the current span.
     """
     return _extract(user_property, _getter) if user_property else Context()
 
@@ -112,11 +112,11 @@ def _extract(user_property: UserProperties, getter: _UserPropertyGetter) -> Cont
 
 
 def passed_on(span: Span, context: Context | None = None) -> Span:
-    """Without an SDK, a span that passes on the context of its parent, as tracers of newer releases of the API do.
+    """Without an SDK, returns a span that propagates the context of its parent, as newer releases of the API do.
 
     Args:
-        span: What the tracer has started.
-        context: Where its parent is; the current one if None.
+        span: The span that the tracer has started.
+        context: The context that contains its parent; the current one if None.
     """
     if span.get_span_context().is_valid:
         return span
@@ -130,22 +130,22 @@ def has_trace_context(user_property: UserProperties | None) -> bool:
         user_property: The message's ``properties.UserProperty``; None counts as empty.
 
     Returns:
-        True for one valid ``traceparent`` (or whatever the configured propagator takes instead of it), which may be
-        there more than once if all are equal.
+        True for one valid ``traceparent`` (or the field that the configured propagator reads instead). It may occur
+        several times if all values are equal.
     """
     return get_current_span(user_properties_to_context(user_property)).get_span_context().is_valid
 
 
 def missing_context_reason(user_property: UserProperties | None) -> MissingContextReason:
-    """Tells why a message has no usable trace context; meaningful where :func:`has_trace_context` is False.
+    """Tells why a message has no usable trace context; only meaningful if :func:`has_trace_context` is False.
 
     Args:
         user_property: The message's ``properties.UserProperty``; None counts as empty.
 
     Returns:
-        Of the fields that the configured propagator reads: "duplicate" if one is there with several values, "invalid"
-        if one is there, "wrong_case" if one is there under another spelling of its name, which MQTT tells apart, and
-        "absent" if none is.
+        For the fields that the configured propagator reads: "duplicate" if one occurs with several values, "invalid" if
+        one occurs otherwise, "wrong_case" if one occurs with a name in another case, which is another name in MQTT, and
+        "absent" if none occurs.
     """
     user_property = user_property or ()
     getter = _NotingGetter()

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The publish span: opened before the publish, closed by the broker's acknowledgement.
 
-The open span travels inside the PUBLISH properties that paho keeps with each message until it is acknowledged. So it
-needs no table of its own, is there before the first byte is sent, covers reconnects and resends, and cannot be mixed up
-when a message id is used again.
+The open span is stored in the PUBLISH properties that paho keeps with each message until it is acknowledged. So it
+needs no table, exists before the first byte is sent, covers reconnects and resends, and cannot be mixed up when a
+message id is used again.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ _FIRST_FAILURE = 0x80
 _DISCARDED = "the client let go of the message before the broker acknowledged it"
 _DISCONNECTED = "the client disconnected before the broker acknowledged the message"
 _NOT_SENT = (MQTTErrorCode.MQTT_ERR_NO_CONN, MQTTErrorCode.MQTT_ERR_QUEUE_SIZE)
-# Messages that paho has not sent in this connection; those sent in an earlier one are marked as duplicates.
+# Messages that paho has not sent on this connection. Those sent on an earlier one are marked as duplicates.
 _WAITING = (MessageState.MQTT_MS_INVALID, MessageState.MQTT_MS_PUBLISH, MessageState.MQTT_MS_QUEUED)
 
-# Clients with spans that may still be open, to end them when no acknowledgement can come any more.
+# Clients that may have open spans, which must end when no acknowledgement can come any more.
 _publishing_clients: ClientTable[None] = ClientTable()
 
 
 class _PublishProperties(Properties):
-    """The properties of one message, with its open span: a copy of the caller's and the trace context.
+    """The properties of one message, with its open span: a copy of the caller's properties, and the trace context.
 
-    Paho fills the same large tables into each object; here they belong to the class.
+    paho stores the same large tables in each object; here they belong to the class.
     """
 
     span: Span
@@ -102,13 +102,13 @@ class _PublishProperties(Properties):
     def end(
         self, error_type: str | None = None, description: str = "", is_counted: bool = True, is_sent: bool = True
     ) -> None:
-        """Notes the end of the span, once, whoever comes first.
+        """Notes the end of the span; only the first call has an effect.
 
         Args:
-            error_type: What went wrong, None for a success.
-            description: The same in words.
-            is_counted: Whether the metrics say how it ended.
-            is_sent: Whether the message went out to the broker.
+            error_type: ``error.type``; None for a success.
+            description: What went wrong, in words.
+            is_counted: Whether the metrics record this end.
+            is_sent: Whether the message was sent to the broker.
         """
         self._end(endings.note, error_type, description, is_counted, is_sent)
 
@@ -124,41 +124,41 @@ class _PublishProperties(Properties):
         span: Span | None = values.pop("span", None)
         if span is not None and values["process"] == endings.process():
             ended = perf_counter(), time_ns()
-            # Not the dictionary: a finalizer's object would take it along, and with Python 3.13 its contents.
+            # A copy, because the dictionary does not survive a finalized object; with Python 3.13, nor do its contents.
             kept = {name: values[name] for name in ("telemetry", "metric_attributes", "started")}
             note(partial(_end, span, kept, ended, error_type, description, is_counted, is_sent))
 
     @property
     def user_properties(self) -> list[tuple[str, str]]:
-        """The user properties, to be added to."""
+        """The user properties; callers may add to the list."""
         return self.__dict__.setdefault("UserProperty", [])
 
     def pack(self) -> bytes:
-        """The bytes of the properties (MQTT 5.0, 2.2.2): what paho makes of them, without its search for others."""
+        """The bytes of the properties (MQTT 5.0, 2.2.2): the same as paho's, without its search for other ones."""
         values = vars(self)
         if values.keys() <= _FEW:
             return _sized(_pack(values.get("UserProperty", [])))
         return super().pack()  # pyright: ignore[reportUnknownVariableType] (paho has no types here)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy belongs to the user, and has nothing to do with the span.
+        # A copy belongs to the user and has no span.
         return _plain, ({name: value for name, value in vars(self).items() if name in _PUBLISH_PROPERTIES},)
 
     def __del__(self) -> None:
-        # paho dropped the message: it was acknowledged while not instrumented, or discarded.
-        # Whether it was sent cannot be known.
+        # paho dropped the message: it was acknowledged while paho was not instrumented, or discarded. It is unknown
+        # whether it was sent.
         self._end(endings.note_from_finalizer, "discarded", _DISCARDED, is_counted=True, is_sent=False)
 
 
 class _OthersProperties(_PublishProperties):
-    """The properties of one message where the caller's are not exactly paho's own: what those pack, and the context."""
+    """The properties of one message if the caller's are not exactly paho's: their packed bytes, and the context."""
 
     def __init__(self, caller: Any, *others: Any) -> None:
         super().__init__(None, *others)
         self.__dict__["caller"] = caller
 
     def pack(self) -> bytes:
-        """What the caller's are packed to, with the user properties of this object."""
+        """The packed bytes of the caller's properties, with the user properties of this object added."""
         return with_user_properties(self.__dict__.get("UserProperty", []), self.__dict__["caller"].pack())
 
     def __getattr__(self, name: str) -> Any:
@@ -178,7 +178,7 @@ def _end(
     is_counted: bool,
     is_sent: bool,
 ) -> None:
-    """Ends a span at a time that was noted; ``values`` are those of its properties."""
+    """Ends a span at a noted time; ``values`` come from its properties object."""
     seconds, nanoseconds = ended
     metric_attributes: Mapping[str, AttributeValue] = values["metric_attributes"]
     if error_type is not None:
@@ -192,7 +192,7 @@ def _end(
 
 
 def _are_pahos(caller: Properties) -> bool:
-    """Whether properties are exactly paho's own for a PUBLISH: then a copy of their values packs to the same bytes."""
+    """Whether properties are exactly paho's for a PUBLISH, so that a copy of their values packs to the same bytes."""
     return (
         type(caller) is Properties
         and vars(caller).get("packetType") == PacketTypes.PUBLISH
@@ -210,7 +210,7 @@ def _sized(packed: bytes) -> bytes:
 
 
 def with_user_properties(user_properties: UserProperties, packed: bytes) -> bytes:
-    """Adds user properties to what something else has packed, which stays as it is if these are no properties."""
+    """Adds user properties to packed properties; returns bytes that are not valid properties unchanged."""
     try:
         length, start = cast(tuple[int, int], VariableByteIntegers.decode(packed))  # pyright: ignore[reportUnknownMemberType] (paho has no types here)
         if user_properties and start + length == len(packed):
@@ -227,7 +227,7 @@ def _plain(values: dict[str, Any]) -> Properties:
 
 
 def _copy(value: Any) -> Any:
-    """Copies the value of a property: numbers, strings and bytes stay, lists and byte arrays do not."""
+    """Copies the value of a property if it is mutable: a list or a byte array."""
     if isinstance(value, list):
         return [_copy(item) for item in value]  # pyright: ignore[reportUnknownVariableType] (a list of anything)
     return bytes(value) if isinstance(value, bytearray) else value
@@ -248,7 +248,7 @@ def _start(
     try:
         topic, payload, qos, retain, caller = _arguments(*args, **kwargs)
     except TypeError:
-        return None  # It is for paho to say what is wrong with them.
+        return None  # paho will raise an error for them
     caller_fields = user_properties_of(caller)
     envelope = telemetry.json_envelope
     if envelope is not None and (private.protocol(client) in (MQTTv5, None) or envelope.match(topic) is None):
@@ -278,7 +278,7 @@ def _start(
 
 
 def user_properties_of(caller: Properties | None) -> UserProperties:
-    """The caller's user properties, or none where these are no pairs of strings."""
+    """The caller's user properties; empty if they are not pairs of strings."""
     fields: Any = getattr(caller, "UserProperty", ())
     try:
         return fields if all(isinstance(name, str) and isinstance(value, str) for name, value in fields) else ()
@@ -289,14 +289,14 @@ def user_properties_of(caller: Properties | None) -> UserProperties:
 def _replaced(
     args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, value: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with another value for one of them."""
+    """The arguments of a call, with one value replaced."""
     if len(args) > position:
         return (*args[:position], value, *args[position + 1 :]), kwargs
     return args, {**kwargs, name: value}
 
 
 def _links(caller_fields: UserProperties) -> list[Link]:
-    """A link to the context that the caller itself put into the message."""
+    """A link to the context that the caller put into the message."""
     if not caller_fields or not has_trace_context(caller_fields):
         return []
     return [Link(get_current_span(user_properties_to_context(caller_fields)).get_span_context())]
@@ -304,7 +304,7 @@ def _links(caller_fields: UserProperties) -> list[Link]:
 
 @never_raises
 def _has_use(telemetry: Telemetry) -> bool:
-    """Whether there is anything to do: without an SDK, only to pass on the current context, or to call a hook."""
+    """Whether there is anything to do. Without an SDK: only to propagate the current context, or to call a hook."""
     if telemetry.has_sdk or telemetry.finds_sdk():
         if not telemetry.ends_at_exit:
             telemetry.ends_at_exit = True
@@ -331,7 +331,7 @@ def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], 
     else:
         _handed_over(own, info)
         if assignments.of(client) is not telemetry:
-            # Uninstrumented meanwhile by another thread, which may not have seen this message.
+            # Another thread has uninstrumented the client meanwhile, and may have missed this message.
             own.end(is_counted=False)
         return info
     finally:
@@ -341,7 +341,7 @@ def publish(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], 
 
 @never_raises
 def _failed(own: _PublishProperties, error: BaseException) -> None:
-    """Ends the span with an exception of paho's."""
+    """Ends the span with an exception that paho raised."""
     if "span" in vars(own):
         record_exception(own.span, error)
         own.end(error_type(error), f"{type(error).__name__}: {error}", is_sent=False)
@@ -351,7 +351,7 @@ def _failed(own: _PublishProperties, error: BaseException) -> None:
 def _handed_over(own: _PublishProperties, info: Any) -> None:
     """Ends the span if no acknowledgement will do so.
 
-    By paho's return codes: without a connection QoS 0 is dropped; the rest waits for one if the queue has room.
+    Decided by paho's return codes: without a connection, paho drops QoS 0, and queues the rest if there is room.
     """
     qos: int = vars(own)["qos"]
     result = getattr(info, "rc", MQTTErrorCode.MQTT_ERR_SUCCESS)
@@ -376,13 +376,13 @@ def handle_acknowledgement(
 
 
 def handle_pubrec(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wraps ``Client._handle_pubrec``: paho goes on with a QoS 2 message that the broker refused there."""
+    """Wraps ``Client._handle_pubrec``: paho continues with a QoS 2 message even if the PUBREC refuses it."""
     _acknowledged(client, PacketTypes.PUBREC)
     return inside_paho(wrapped, client, args, kwargs)
 
 
 def inside_paho(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wraps methods in which paho calls back while it holds locks: spans end when these are free again."""
+    """Wraps methods in which paho calls back while it holds locks: spans end after the locks are released."""
     endings.thread.held += 1
     try:
         return wrapped(*args, **kwargs)
@@ -392,7 +392,7 @@ def inside_paho(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ..
 
 
 def loop_misc(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wraps ``Client.loop_misc``, which is in each pass of a loop: there, what finalizers noted comes about."""
+    """Wraps ``Client.loop_misc``, which each pass of a loop calls: it ends the spans that finalizers have noted."""
     if is_enabled():
         endings.end_noted()
     return wrapped(*args, **kwargs)
@@ -401,7 +401,7 @@ def loop_misc(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...]
 def wait_for_publish(
     wrapped: Callable[..., Any], info: MQTTMessageInfo, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Wraps ``MQTTMessageInfo.wait_for_publish``: the span has ended when it returns, as callers flush then."""
+    """Wraps ``MQTTMessageInfo.wait_for_publish``: the span has ended when it returns, since callers may then flush."""
     try:
         return wrapped(*args, **kwargs)
     finally:
@@ -410,7 +410,7 @@ def wait_for_publish(
 
 @never_raises
 def _acknowledged(client: Client, packet_type: int) -> None:
-    """Ends the span of the message that a packet is about (MQTT 5.0, 3.4.2, 3.5.2 and 3.7.2)."""
+    """Ends the span of the message that the received packet acknowledges (MQTT 5.0, 3.4.2, 3.5.2 and 3.7.2)."""
     packet = private.packet(client)
     reason_code = packet[2] if len(packet) > 2 else 0
     refused = reason_code >= _FIRST_FAILURE
@@ -426,7 +426,7 @@ def _acknowledged(client: Client, packet_type: int) -> None:
 
 
 def _reason(packet_type: int, reason_code: int) -> str | None:
-    """The name of a reason code (MQTT 5.0, 2.4); None if there is none, which paho takes for a malformed packet."""
+    """The name of a reason code (MQTT 5.0, 2.4); None for an unknown code, which paho treats as a malformed packet."""
     try:
         return ReasonCode(packet_type, identifier=reason_code).getName()
     except (AssertionError, KeyError):
@@ -434,7 +434,7 @@ def _reason(packet_type: int, reason_code: int) -> str | None:
 
 
 def disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wraps ``Client.disconnect``: without a connection, paho reports no end of one."""
+    """Wraps ``Client.disconnect``: without a connection, paho does not report a disconnect."""
     result = wrapped(*args, **kwargs)
     if is_enabled():
         _disconnected(client)
@@ -449,9 +449,9 @@ def _disconnected(client: Client) -> None:
 
 
 def do_on_disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Wraps ``Client._do_on_disconnect``: a connection that paho will not open again by itself ends its spans.
+    """Wraps ``Client._do_on_disconnect``: ends the open spans if paho will not reconnect.
 
-    Otherwise paho sends what was not acknowledged once more, and the spans cover that.
+    Otherwise paho sends unacknowledged messages again, and their spans stay open.
     """
     if not private.will_reconnect(client):
         _end_waiting(client, "disconnect", _DISCONNECTED)
@@ -465,7 +465,7 @@ def do_on_disconnect(wrapped: Callable[..., Any], client: Client, args: tuple[An
 def _end_waiting(
     client: Client, error_type: str | None, description: str = "", telemetry: Telemetry | None = None
 ) -> None:
-    """Notes the end of the spans of all messages that wait for an acknowledgement, or of those with this telemetry."""
+    """Notes the end of the spans of all unacknowledged messages, or only of those with this telemetry."""
     for message in private.all_waiting(client):
         own = _properties_of(message)
         if own is not None and telemetry in (None, vars(own)["telemetry"]):
@@ -474,20 +474,20 @@ def _end_waiting(
 
 
 def release(telemetry: Telemetry, client: Client | None = None) -> None:
-    """Ends the open spans that have this telemetry, of one client or of all: what becomes of them will not be seen."""
+    """Ends the open spans with this telemetry, of one client or of all: their acknowledgements will not be observed."""
     for one in [client] if client is not None else _publishing_clients.clients():
         _end_waiting(one, None, telemetry=telemetry)
     endings.end_noted()
 
 
 def _end_all() -> None:
-    """Ends the open spans of all clients: the program ends."""
+    """Ends the open spans of all clients when the program ends."""
     for client in _publishing_clients.clients():
         _end_waiting(client, "disconnect", "the program ended before the broker acknowledged the message")
     endings.end_noted_by_all()
 
 
 def _end_all_at_exit() -> None:
-    """Has the end of the program end what is open, before the providers that are there by now shut down."""
+    """Makes open spans end at program exit, before the providers that exist by now shut down."""
     atexit.unregister(_end_all)
     atexit.register(_end_all)

@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The settle span: around the acknowledgement of a message, where the client itself gives it (``manual_ack``)."""
+"""The settle span: around the acknowledgement of a message, if the client acknowledges itself (``manual_ack``)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ack(wrapped: Callable[..., Any], client: Client, args: tuple[Any, ...], kwar
 
 
 class _Settle:
-    """An acknowledgement that is being given."""
+    """An acknowledgement in progress."""
 
     def __init__(self, telemetry: Telemetry, operation: Operation, span: Span) -> None:
         self._telemetry = telemetry
@@ -50,13 +50,13 @@ class _Settle:
 
     @never_raises
     def failed(self, error: BaseException) -> None:
-        """Ends the span with an exception of paho's."""
+        """Ends the span with an exception that paho raised."""
         record_exception(self._span, error)
         self._note_end(error_type(error))
 
     @never_raises
     def done(self, result: MQTTErrorCode) -> None:
-        """Ends the span with what paho returned."""
+        """Ends the span with paho's return code."""
         if result == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._note_end()
         else:
@@ -79,7 +79,7 @@ class _Settle:
 
 @never_raises
 def _start(telemetry: Telemetry, client: Client, mid: int, qos: int) -> _Settle | None:
-    """Opens the span: below what runs, else below the publish span; linked to that one in both cases."""
+    """Opens the span: a child of the current span, else of the publish span; linked to the publish span either way."""
     if not (telemetry.has_sdk or telemetry.finds_sdk()) or not private.acknowledges_itself(client):
         return None
     topic, user_properties = state_of(client).unsettled.pop(mid, ("", ()))

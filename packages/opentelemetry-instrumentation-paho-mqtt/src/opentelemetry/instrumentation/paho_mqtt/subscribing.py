@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a client subscribes to: the filter that matches a topic is the template of that topic."""
+"""A client's subscriptions: the filter that matches a topic becomes the template of the topic."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _unsubscribed(client: Client, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _names(topic: Any = None, **_: Any) -> list[str]:
-    """The names in the argument ``topic``: one or a list of them, each alone or with its options."""
+    """The names in the argument ``topic``, which is one name or a list, each with or without options."""
     entries = cast(list[Any], topic) if isinstance(topic, list) else [topic]
     names: list[Any] = [entry[0] if isinstance(entry, tuple) and entry else entry for entry in entries]
     return [name for name in names if isinstance(name, str)]

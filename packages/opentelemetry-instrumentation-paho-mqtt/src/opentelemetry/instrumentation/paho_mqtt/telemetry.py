@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the wrappers around paho work with: the tracer, the metrics and the options, for all clients or for one."""
+"""The tracer, the metrics and the options that the wrappers around paho use, for all clients or for one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SCOPE = "opentelemetry.instrumentation.paho_mqtt"
 
 
 class Options(TypedDict, total=False):
-    """Options of ``instrument`` and ``instrument_client``; all may be left out."""
+    """Options of ``instrument`` and ``instrument_client``; all are optional."""
 
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider | None
@@ -73,7 +73,7 @@ class Telemetry:
 
     @classmethod
     def create(cls, **options: Unpack[Options]) -> Telemetry:
-        """Makes it from the user's options. One that is None counts as not given, one that is unknown as none.
+        """Makes it from the user's options. An option that is None counts as not given; an unknown one is ignored.
 
         Raises:
             TypeError: A single string was given for a list.
@@ -105,13 +105,13 @@ class Telemetry:
         )
 
     def finds_sdk(self) -> bool:
-        """Looks for an SDK, which may be set up at any time; ``has_sdk`` is what was found so far."""
+        """Looks for an SDK, which may be set up at any time; ``has_sdk`` holds the last result."""
         self.has_sdk = is_sdk(self.tracer_provider or get_tracer_provider()) or self.metrics.listens()
         return self.has_sdk
 
 
 class Assignments:
-    """Which client has which telemetry: its own, else that of all clients; None is none."""
+    """Which client has which telemetry: its own, else that of all clients; None if it has none."""
 
     def __init__(self) -> None:
         self.everyone: Telemetry | None = None
@@ -124,7 +124,7 @@ class Assignments:
         return self.single.get(client, self.everyone)
 
     def forget_exceptions(self) -> None:
-        """Forgets the clients that have no telemetry although all others have."""
+        """Forgets the clients that were excluded from the telemetry of all clients."""
         for client in self.single.clients():
             if self.single.get(client, None) is None:
                 self.single.pop(client)
@@ -138,12 +138,12 @@ assignments = Assignments()
 
 
 def is_enabled() -> bool:
-    """Whether instrumentation is not suppressed. It is the context that says so, which is mostly empty."""
+    """Whether instrumentation is not suppressed by the context, which is mostly empty."""
     return not get_current() or is_instrumentation_enabled()
 
 
 def _in_flight(metrics: Metrics) -> list[Observation]:
-    """The messages in flight to each server, from the clients that have these metrics."""
+    """The messages in flight to each server, for the clients with these metrics."""
     counts: dict[frozenset[tuple[str, AttributeValue]], int] = {}
     for client in known_clients():
         telemetry = assignments.of(client)

@@ -6,5 +6,5 @@ from __future__ import annotations
 
 
 def encodable(value: str) -> str:
-    """Replaces lone surrogates, which UTF-8 cannot hold: one of them costs an exporter its whole batch."""
+    """Replaces lone surrogates, which UTF-8 cannot encode: with one of them an exporter loses its whole batch."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()

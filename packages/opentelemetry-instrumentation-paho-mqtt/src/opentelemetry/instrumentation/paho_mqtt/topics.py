@@ -13,13 +13,13 @@ _SHARED = "$share/"
 
 
 class TopicFilters:
-    """A list of MQTT topic filters, asked for the first that matches a topic.
+    """A list of MQTT topic filters, to find the first that matches a topic.
 
     Args:
         filters: Topic filters such as ``sensors/+/reading`` or ``sensors/#``.
 
     Raises:
-        TypeError: A single string was given, where each character would count as a filter.
+        TypeError: A single string was given, of which each character would count as a filter.
     """
 
     def __init__(self, filters: Iterable[str]) -> None:
@@ -43,14 +43,14 @@ class TopicFilters:
 
 
 class Subscription(NamedTuple):
-    """What a client has subscribed to, alone or as one of a group that shares the messages (MQTT 5.0, 4.8.2)."""
+    """A subscription of a client, alone or in a group that shares the messages (MQTT 5.0, 4.8.2)."""
 
     topic_filter: str
     group: str | None
 
     @classmethod
     def parse(cls, name: str) -> Subscription:
-        """Takes ``$share/<group>/<filter>`` apart; every other name is a topic filter."""
+        """Splits ``$share/<group>/<filter>``; every other name is a topic filter."""
         if name.startswith(_SHARED):
             group, _, topic_filter = name.removeprefix(_SHARED).partition("/")
             if group and topic_filter:
@@ -59,10 +59,10 @@ class Subscription(NamedTuple):
 
 
 class Subscriptions:
-    """The subscriptions of a client, asked for the one whose filter matches a topic most closely; never changed.
+    """The subscriptions of a client, to find the one that matches a topic most closely. Never modified.
 
     Args:
-        by_name: Each by the name that the client used for it.
+        by_name: The subscriptions, by the names that the client used.
     """
 
     def __init__(self, by_name: Mapping[str, Subscription]) -> None:
@@ -72,5 +72,5 @@ class Subscriptions:
             self._matcher[subscription.topic_filter] = subscription
 
     def match(self, topic: str) -> Subscription | None:
-        """The subscription with the filter that matches the topic most closely: by its name, then ``+``, then ``#``."""
+        """The subscription whose filter matches the topic most closely: a name before ``+``, and ``+`` before ``#``."""
         return next(self._matcher.iter_match(topic), None) if self.by_name else None  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType] (paho has no types here)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`W3C Trace Context, Level 1`_, for receivers that refuse a flag of Level 2.
 
-The SDK makes random trace ids and says so, as Level 2 asks: its ``traceparent`` ends in ``03``, sampled and random.
-Level 1 has the first flag alone, and some libraries of its time take the second for an error.
+The SDK makes random trace ids and sets the flag for them, as Level 2 requires: its ``traceparent`` ends in ``03``,
+sampled and random. Level 1 has only the sampled flag, and some older libraries treat the other one as an error.
 
 .. _W3C Trace Context, Level 1: https://www.w3.org/TR/trace-context-1/
 """
@@ -17,9 +17,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 
 class TraceContextLevel1Propagator(TraceContextTextMapPropagator):
-    """Writes ``traceparent`` with no flag but ``sampled``, and reads what ``tracecontext`` reads.
+    """Writes ``traceparent`` with the ``sampled`` flag only, and reads the same as ``tracecontext``.
 
-    ``OTEL_PROPAGATORS=tracecontext_level_1,baggage`` selects it, for all that the program sends.
+    ``OTEL_PROPAGATORS=tracecontext_level_1,baggage`` selects it, for everything that the program sends.
     """
 
     def inject(

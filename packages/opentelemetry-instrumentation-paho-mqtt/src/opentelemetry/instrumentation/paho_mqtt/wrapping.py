@@ -1,6 +1,6 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Methods of paho's that are wrapped, also beside other tools that wrap them."""
+"""Wraps paho's methods, even if other tools wrap them too."""
 
 # wrapt has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -19,20 +19,20 @@ Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], A
 
 @dataclass(eq=False)
 class _Installed:
-    """A wrapper in its place; when it is off, calls go straight through it."""
+    """An installed wrapper; when it is off, it passes calls on unchanged."""
 
     proxy: Any
     on: bool = True
 
 
 class WrappedMethod:
-    """A method with our wrapper, at most once.
+    """A method that can have our wrapper, at most once.
 
     Args:
         owner: The class.
-        name: The method.
+        name: The name of the method.
         wrapper: Called as ``wrapper(wrapped, instance, args, kwargs)`` instead of the method.
-        lost: What is lost where paho has no such method.
+        lost: What is lost if paho has no such method.
     """
 
     def __init__(self, owner: type, name: str, wrapper: Wrapper, lost: str = "") -> None:
@@ -40,11 +40,11 @@ class WrappedMethod:
         self.name = name
         self._wrapper = wrapper
         self._lost = lost
-        # There may be several, if another tool's wrapper lies between them.
+        # There may be several, with another tool's wrapper between them.
         self._installed: list[_Installed] = []
 
     def put_on(self) -> None:
-        """Puts the wrapper on the method, or switches it on again where it still is."""
+        """Installs the wrapper, or switches it on again if it is still installed."""
         if not hasattr(self.owner, self.name):
             private.lacks(self.name, self._lost)
             return
@@ -56,7 +56,7 @@ class WrappedMethod:
         installed = _Installed(None)
 
         def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            # Without an instance, the wrapped object is not a method but a mock.
+            # Without an instance, the wrapped object is a mock, not a method.
             if not installed.on or instance is None:
                 return wrapped(*args, **kwargs)
             return wrapper(wrapped, instance, args, kwargs)
@@ -65,16 +65,16 @@ class WrappedMethod:
         self._installed.append(installed)
 
     def take_off(self) -> None:
-        """Takes the wrapper off. Below another tool's it stays and is switched off: that one is not ours to take."""
+        """Removes the wrapper. Below another tool's wrapper, which we must not remove, it stays and is switched off."""
         for installed in self._installed:
             installed.on = False
         while ours := self._ours(vars(self.owner).get(self.name)):
-            # Not with opentelemetry's unwrap(), which would leave a bound copy of another tool's wrapper.
+            # OpenTelemetry's unwrap() would leave a bound copy of another tool's wrapper.
             setattr(self.owner, self.name, ours.proxy.__wrapped__)
             self._installed.remove(ours)
 
     def _ours(self, function: Any) -> _Installed | None:
-        """What is ours of a function: our wrapper, or the bound copy that unwrap() of one above it has left."""
+        """Our wrapper, if the function is it, or a bound copy of it that another tool's unwrap() has left."""
         found = (function, getattr(function, "_self_parent", None))
         return next((ours for ours in self._installed if any(ours.proxy is one for one in found)), None)
 
