@@ -1,4 +1,4 @@
-"""Who speaks which version of MQTT, from what Mosquitto writes."""
+"""The MQTT version of each client, from Mosquitto's log."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -12,7 +12,7 @@ from stack.settings import Settings
 
 @pytest.fixture
 def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing on the path, nothing in the cache."""
+    """An empty PATH and an empty cache."""
     monkeypatch.setattr(build, "SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -96,7 +96,7 @@ def test_what_the_collectors_are_made_of_is_locked_in_the_versions_of_their_mani
 
 
 def test_a_build_that_fails_says_why_and_leaves_nothing(empty_machine: Path) -> None:
-    # As Go writes: notes and names of packages among the errors.
+    # Like Go's output: notes and names of packages among the errors.
     said = "go: downloading example.com/module v1.0.0\nexample.com/module\nmodule.go:1:1: syntax error"
     program(empty_machine, "go").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     target = build.paths()[programs.VIEWER]

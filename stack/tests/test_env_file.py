@@ -1,4 +1,4 @@
-"""The file with the passwords is its owner's."""
+"""Only its owner can read the file with the passwords."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``. ./env.sh``: a shell, and what runs in it, knows where the stack listens."""
+"""``. ./env.sh`` tells a shell, and the programs in it, the stack's ports."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the tool, with a ``.env`` of its own."""
+    """A copy of the tool with its own ``.env``."""
     shutil.copytree(ROOT / "stack" / "src", tmp_path / "stack" / "src")
     shutil.copy(ROOT / "env.sh", tmp_path)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
@@ -22,7 +22,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def printed(checkout: Path, script: str, *, shell: str = "sh", **environment: str) -> list[str]:
-    """What a script says that begins with ``. ./env.sh``."""
+    """The output of a script that begins with ``. ./env.sh``."""
     names = {name.upper() for name in Settings.model_fields} | {ENDPOINT}
     kept = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
@@ -37,7 +37,7 @@ def printed(checkout: Path, script: str, *, shell: str = "sh", **environment: st
 
 
 SAY = "sh -c 'echo \"$MQTT_PORT $ECHO_PORT $OTEL_EXPORTER_OTLP_ENDPOINT\"'"
-# What `make up` would take.
+# Prints the port that `make up` would use.
 USED = '.venv/bin/python -c "from stack.settings import Settings; print(Settings().mqtt_port)"'
 
 
@@ -56,7 +56,7 @@ def test_what_it_has_set_holds_up_no_change_of_the_file(checkout: Path) -> None:
         "2884",
         "2884 8080 http://127.0.0.1:4317",
     ]
-    # What its user asks for goes on to beat the file.
+    # The user's own variables still override the file.
     assert printed(checkout, f"{change}\n{USED}\nMQTT_PORT=4883 {USED}", MQTT_PORT="3883") == ["3883", "4883"]
 
 

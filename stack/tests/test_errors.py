@@ -1,4 +1,4 @@
-"""What a person is told when a command fails."""
+"""The messages for a person when a command fails."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every runtime tells of its parts."""
+"""What every runtime reports about its parts."""
 
 import pytest
 

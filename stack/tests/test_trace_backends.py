@@ -1,4 +1,4 @@
-"""What is made of the answers of other backends."""
+"""Other backends' answers are read correctly."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ LINK = {"refType": "FOLLOWS_FROM", "traceID": "a" * 32, "spanID": "1" * 16}
     ("references", "parent"),
     [
         ([{**LINK, "refType": "CHILD_OF"}], "1" * 16),
-        # Linked to its parent: Jaeger keeps one reference.
+        # The span has a link to its parent; Jaeger keeps one reference.
         ([LINK], "1" * 16),
         ([{**LINK, "traceID": "b" * 32}], None),
         ([], None),

@@ -92,7 +92,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_span_longer_than_a_few(
     lines = drawn([*chain, replace(span(5, "process a"), **values)], width)
     assert max(map(cell_len, lines)) <= width
     assert len(lines) <= 4 + 20
-    # Both ends of what was too long can still be read.
+    # Both ends of a long name can still be read.
     name = str(values.get("name", ""))
     assert all(word[-4:] in "".join(lines) for word in name.split("/"))
 

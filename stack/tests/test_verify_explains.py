@@ -1,4 +1,4 @@
-"""What `make verify` makes of the Collector's log when nothing came out of it."""
+"""`make verify` explains from the Collector's log why it delivered nothing."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from stack.verify import explain_no_export
     [
         ("failed to get an oauth2 token", "authentication failed"),
         ("HTTP status code 401", "authentication failed"),
-        # The port of a connection is no status code.
+        # The port of a connection is not a status code.
         ("read tcp 127.0.0.1:40124->127.0.0.1:26668: connection reset by peer", "no span of the reading arrived"),
     ],
 )
