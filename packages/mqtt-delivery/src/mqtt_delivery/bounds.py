@@ -67,7 +67,7 @@ class Bounds:
     def traced(self, delivery: Delivery) -> MQTTMessage:
         """The message as its span shows it: a topic that is too long is shortened."""
         message = delivery.message
-        topic = message._topic  # pyright: ignore[reportPrivateUsage] (likewise)
+        topic = message._topic  # pyright: ignore[reportPrivateUsage] (as above)
         if len(topic) <= self.topic_bytes:
             return message
         shown = MQTTMessage(message.mid, shortened_topic(topic.decode("utf-8", "replace")).encode())
