@@ -4,6 +4,7 @@ The whole stack with the viewer, everything traced. *At rest*: the default fleet
 readings a second for half a minute. `make up` is warm: everything is installed and built.
 """
 
+import os
 import statistics
 import subprocess
 import time
@@ -13,6 +14,7 @@ from benchmarks.result import Result, Table
 from benchmarks.stacks import resident_mib, running_stack
 from harness import Stack
 from stack.docker import engine_answers
+from stack.images import compose_files
 from stack.settings import ROOT
 
 STARTS, REST_SECONDS = 3, 10
@@ -60,7 +62,8 @@ def image_sizes() -> list[list[str | float]]:
     if not engine_answers():
         return [["no Docker engine answers", "not measured here"]]
     compose = ["docker", "compose", "--project-name", PROJECT]
-    subprocess.run([*compose, "build", "--quiet"], cwd=ROOT, capture_output=True, timeout=300, check=True)
+    pinned = {**os.environ, **compose_files()}
+    subprocess.run([*compose, "build", "--quiet"], cwd=ROOT, env=pinned, capture_output=True, timeout=300, check=True)
     listed = subprocess.run([*compose, "config", "--images"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = sorted(set(listed.stdout.split()))
     sizes = [[name, image_size(name)] for name in names]

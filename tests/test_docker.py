@@ -17,7 +17,7 @@ import yaml
 from test_template import copied
 
 from harness import Stack, eventually, files_of_the_project, free_ports, mosquitto
-from stack import programs
+from stack import images, programs
 from stack.docker import INTERNAL_PORTS, engine_answers
 from stack.part import local_url
 from stack.services import new_services
@@ -29,6 +29,18 @@ SERVICES: dict[str, dict[str, Any]] = {
     name: service for file in FILES for name, service in yaml.safe_load(file.read_text())["services"].items()
 }
 DOCKERFILES = files_of_the_project("*Dockerfile")
+# The public images, and what is put over the builds of the containers.
+DIGESTS: dict[str, Any] = yaml.safe_load(images.DIGESTS.read_text())
+PINNED = {
+    image: context.removeprefix("docker-image://")
+    for image, context in DIGESTS["x-pinned"]["additional_contexts"].items()
+}
+# No digest of these was found in two public places that do not depend on each other.
+WITHOUT_DIGEST = {
+    "ghcr.io/ctrlspice/otel-desktop-viewer:v0.4.1",
+    "jaegertracing/jaeger:2.13.0",
+    "openzipkin/zipkin:3.5.1",
+}
 LIST_TRACES = {"jsonrpc": "2.0", "id": 1, "method": "searchTraces", "params": ["0", "9000000000000000000"]}
 # Ends when its work is done, and runs only with MQTT_TLS=1.
 JOB = "certificates"
@@ -85,13 +97,32 @@ def test_a_container_that_nobody_outside_needs_is_on_the_internal_network_only()
         assert "ports" not in service or "default" in service["networks"]
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_images_are_pinned_and_run_by_another_user_than_root(dockerfile: Path) -> None:
+def public_images(dockerfile: Path) -> set[str]:
+    """The images that a Dockerfile names and does not make."""
     text = dockerfile.read_text()
-    images = re.findall(r"^(?:FROM |COPY --from=)(\S+)", text, re.M)
     stages = re.findall(r"^FROM \S+ AS (\S+)", text, re.M)
-    for image in set(images) - set(stages):
-        assert re.search(r":v?\d+\.\d+[^:@]*(@sha256:[0-9a-f]{64})?$", image), image
+    return set(re.findall(r"^(?:FROM |COPY --from=)(\S+)", text, re.M)) - set(stages)
+
+
+def test_each_public_image_has_a_digest() -> None:
+    template = ROOT / "template" / "project" / "Dockerfile.jinja"
+    named = set.union(*map(public_images, [*DOCKERFILES, template]))
+    assert named - WITHOUT_DIGEST == PINNED.keys()
+    assert named > WITHOUT_DIGEST
+    for image, pinned in PINNED.items():
+        assert re.fullmatch(rf"{re.escape(image)}@sha256:[0-9a-f]{{64}}", pinned)
+    assert not any("image" in service for service in SERVICES.values())
+
+
+def test_each_container_is_built_on_the_digests() -> None:
+    assert DIGESTS["services"] == {name: {"build": DIGESTS["x-pinned"]} for name in SERVICES}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_images_have_a_version_and_run_by_another_user_than_root(dockerfile: Path) -> None:
+    for image in public_images(dockerfile):
+        assert re.search(r":v?\d+\.\d+[^:@]*$", image), image
+    text = dockerfile.read_text()
     users = re.findall(r"^USER (\d+):\d+$", text, re.M)
     assert users
     assert users[-1] != "0"
@@ -193,6 +224,63 @@ def containers(tmp_path: Path) -> Iterator[Containers]:
 def test_without_values_of_scout_the_local_scout_runs(containers: Containers) -> None:
     services = json.loads(containers.config({}).stdout)["services"]
     assert {name for name, service in services.items() if service.get("scale") != 0} == PARTS
+
+
+@needs_engine
+def test_digests_change_nothing_but_what_the_containers_are_built_on(containers: Containers) -> None:
+    def services(**values: str) -> dict[str, dict[str, Any]]:
+        return json.loads(containers.config({"COMPOSE_PROFILES": "*", **values}).stdout)["services"]
+
+    by_digest = services(COMPOSE_FILE=f"docker-compose.yml:{images.DIGESTS.name}")
+    for service in by_digest.values():
+        assert service["build"].pop("additional_contexts") == DIGESTS["x-pinned"]["additional_contexts"]
+    assert by_digest == services()
+
+
+@pytest.fixture
+def images_of_a_project(
+    containers: Containers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, str]]:
+    """Two public images of a project: one that nobody has, and one that the engine has from no registry."""
+    nobodys, held = (f"{containers.project}-{name}:1.0" for name in ("nobodys", "held"))
+    file = tmp_path / "docker-compose.digests.yml"
+    file.write_text(f"docker-image://{nobodys}@sha256:{0:064}")
+    monkeypatch.setattr(images, "DIGESTS", file)
+    monkeypatch.setattr(images, "ROOT", tmp_path)
+    monkeypatch.setenv("COMPOSE_FILE", "")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nLABEL held=1\n")
+    containers.docker("build", "--tag", held, str(tmp_path))
+    yield nobodys, held
+    containers.docker("image", "rm", held)
+
+
+@needs_engine
+def test_public_images_are_taken_by_digest(images_of_a_project: tuple[str, str], tmp_path: Path) -> None:
+    assert images.compose_files() == {"COMPOSE_FILE": "docker-compose.yml:docker-compose.digests.yml"}
+    # What a user puts over the containers stays.
+    (tmp_path / "compose.override.yaml").touch()
+    files = "docker-compose.yml:compose.override.yaml:docker-compose.digests.yml"
+    assert images.compose_files() == {"COMPOSE_FILE": files}
+
+
+@needs_engine
+def test_public_images_are_taken_by_tag_where_one_is_from_no_registry(
+    images_of_a_project: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, held = images_of_a_project
+    with images.DIGESTS.open("a") as file:
+        file.write(f"\ndocker-image://{held}@sha256:{0:064}")
+    assert images.compose_files() == {}
+    said = f"{held} here is not from a registry: public images are taken by tag, not by digest.\n"
+    assert capsys.readouterr().out == said
+
+
+@needs_engine
+def test_who_has_chosen_compose_s_files_is_not_corrected(
+    images_of_a_project: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSE_FILE", "docker-compose.yml")
+    assert images.compose_files() == {}
 
 
 @needs_engine

@@ -29,7 +29,7 @@ from stack.services import new_services
 from stack.settings import MOST_CONSUMERS, ROOT, SCOUT_VARIABLES, Settings
 from stack.trace import Span, roots
 from stack.viewer import Viewer
-from test_docker import SERVICES
+from test_docker import PINNED, SERVICES
 
 KUBERNETES = ROOT / "kubernetes"
 PAGE = ROOT / "docs" / "kubernetes.md"
@@ -48,13 +48,14 @@ OPERATORS = {
 }
 COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
 # All components that can be combined, in an order that works.
-TOGETHER = ("network-policies", "tls", "prometheus", "autoscaling", "scout", "external-broker")
+TOGETHER = ("network-policies", "tls", "prometheus", "autoscaling", "scout", "external-broker", "digests")
 # What is built on the base: an overlay, or components.
 BUILDS: dict[str, str | tuple[str, ...]] = {
     "base": (),
     **{path.name: f"overlays/{path.name}" for path in KUBERNETES.glob("overlays/*")},
     **{component: (component,) for component in COMPONENTS},
     "all components": TOGETHER,
+    "operator by digest": ("operator", "digests"),
 }
 # The version that the tests on a cluster use, and the newest one.
 VERSIONS = ("1.34", "1.37")
@@ -332,6 +333,14 @@ def test_images_are_those_of_the_containers() -> None:
             # In Docker it is the official image with configuration, which is a ConfigMap here.
             dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
             assert re.search(rf"^FROM {re.escape(image)}(@|$)", dockerfile, re.M), image
+
+
+def test_digests_are_those_of_the_containers(built: dict[str, list[Resource]]) -> None:
+    named = {name: container(pod)["image"] for name, pod in pods(base()).items()}
+    by_digest = {name: image if ours(image) else PINNED[image] for name, image in named.items()}
+    assert {name: container(pod)["image"] for name, pod in pods(built["digests"]).items()} == by_digest
+    (collector,) = of_kind(built["operator by digest"], "OpenTelemetryCollector").values()
+    assert collector["spec"]["image"] == by_digest["collector"]
 
 
 def test_there_is_a_pod_for_each_container() -> None:

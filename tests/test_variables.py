@@ -60,6 +60,7 @@ def test_what_is_documented_is_read() -> None:
     # Read by Compose, by the build, and by OpenTelemetry in every service.
     read |= {
         "COMPOSE_PROFILES",
+        "COMPOSE_FILE",
         "BROKER_FILES",
         "OTELCOL",
         *re.findall(r"OTEL_\w+", (ROOT / "docker-compose.yml").read_text()),

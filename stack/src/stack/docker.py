@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from typing_extensions import override
@@ -11,6 +12,7 @@ from typing_extensions import override
 from stack.console import console
 from stack.environment import given_variables
 from stack.errors import StackError
+from stack.images import compose_files
 from stack.local import check_ports
 from stack.parts import consumer_login
 from stack.runtime import Runtime
@@ -45,10 +47,13 @@ class DockerRuntime(Runtime):
             ports = self._settings.ports().items()
             check_ports({name: port for name, port in ports if name not in INTERNAL_PORTS})
         self._check_files()
+        files = compose_files()
         started = time.monotonic()
-        if self._compose("up", "--detach", "--build", "--wait").returncode != 0:
+        if self._compose("up", "--detach", "--build", "--wait", more=files).returncode != 0:
+            by_tag = "; if an image cannot be fetched by digest, COMPOSE_FILE=docker-compose.yml takes it by tag"
             raise StackError(
                 "docker compose could not start the stack; its output is above, and `make logs` shows more"
+                + (by_tag if files else "")
             )
         console.print(f"All {len(self.states())} parts are healthy after {time.monotonic() - started:.1f} s.")
 
@@ -140,7 +145,9 @@ class DockerRuntime(Runtime):
             "MQTT_PRODUCER_CLIENT_ID": given.get("MQTT_PRODUCER_CLIENT_ID", ""),
         }
 
-    def _compose(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+    def _compose(
+        self, *arguments: str, capture: bool = False, more: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         # Commands that stop or show the stack work for all backends, whichever it was started with.
         profiles = ",".join(self._settings.backends) if arguments[0] == "up" else "*"
         environment = {
@@ -149,6 +156,7 @@ class DockerRuntime(Runtime):
             "BACKENDS": ",".join(self._settings.backends),
             "COMPOSE_PROFILES": profiles,
             **self._broker(),
+            **(more or {}),
         }
         return subprocess.run(
             ["docker", "compose", *arguments], cwd=ROOT, env=environment, capture_output=capture, text=True, check=False

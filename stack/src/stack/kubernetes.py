@@ -22,6 +22,7 @@ from stack import build
 from stack.console import console
 from stack.environment import environment_of, settings_among
 from stack.errors import StackError
+from stack.images import compose_files
 from stack.local import check_ports, port_is_free
 from stack.parts import local_parts, scout_values
 from stack.runtime import Runtime
@@ -334,7 +335,7 @@ def _load_images(context: str) -> None:
         load = ["minikube", "image", "load"]
     else:
         return
-    project = {**os.environ, "COMPOSE_PROJECT_NAME": NAMESPACE}
+    project = {**os.environ, **compose_files(), "COMPOSE_PROJECT_NAME": NAMESPACE}
     built = subprocess.run(["docker", "compose", "build", *OUR_IMAGES], cwd=ROOT, env=project, check=False)
     version = importlib.metadata.version("stack")
     images = {f"{NAMESPACE}-{part}": f"{NAMESPACE}-{part}:{version}" for part in OUR_IMAGES}

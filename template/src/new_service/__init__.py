@@ -21,7 +21,8 @@ from stack.parts import consumer_names
 from stack.services import Service
 from stack.settings import MOST_CONSUMERS, ROOT, Settings
 
-COMPOSE, SECRETS, BROKER = "docker-compose.yml", "kubernetes/base/kustomization.yaml", "kubernetes/base/mosquitto.yaml"
+COMPOSE, DIGESTS = "docker-compose.yml", "docker-compose.digests.yml"
+SECRETS, BROKER = "kubernetes/base/kustomization.yaml", "kubernetes/base/mosquitto.yaml"
 # New entries are inserted before these lines.
 INCLUDES = "# `make new-service` adds its services here.\n"
 USERS = "# `make new-service` adds its users here.\n"
@@ -50,6 +51,7 @@ def new_service(name: str, answers: Mapping[str, str]) -> None:
     secret = f"mqtt-{name}"
     added = {
         (COMPOSE, INCLUDES): f"- {name}/compose.yml\n",
+        (DIGESTS, INCLUDES): f"{name}: {{build: *pinned}}\n",
         (COMPOSE, USERS): f"{username}: ${{{username}:-{name}}}\n{password}: ${{{password}:-{name}-secret}}\n",
         (SECRETS, USERS): f"- name: {secret}\n  literals: [{username}={name}, {password}={name}-secret]\n"
         "  options:\n    labels: {app.kubernetes.io/component: broker}\n",
