@@ -50,7 +50,7 @@ def test_the_collector_accepts_each_backend_beside_its_configuration(backend: st
     assert "deprecated" not in validated("otelcol", *(f"collector/{name}" for name in configs))
 
 
-KINDS = ("receivers", "processors", "exporters", "extensions")
+KINDS = ("receivers", "processors", "exporters", "connectors", "extensions")
 DEFAULT = ["collector/config.yaml", "backends/scout-local/gateway.yaml"]
 MORE = ["collector/tail-sampling.yaml", *(f"collector/backends/{name}.yaml" for name in OVERLAYS)]
 
@@ -79,9 +79,14 @@ def test_each_backend_has_an_overlay_with_pipelines_of_its_own() -> None:
         for name, pipeline in overlay["service"]["pipelines"].items():
             signal, _, suffix = name.partition("/")
             assert suffix == backend
-            assert pipeline["receivers"] == base["service"]["pipelines"][signal]["receivers"]
+            # A connector ends pipelines of traces, and begins those of the metrics that it makes of them.
+            connectors = [*overlay.get("connectors", {})]
+            receivers = base["service"]["pipelines"][signal]["receivers"]
+            assert pipeline["receivers"] == (receivers + connectors if signal == "metrics" else receivers)
             assert pipeline["processors"] == base["service"]["pipelines"][signal]["processors"]
-            assert set(pipeline["exporters"]) == set(overlay["exporters"])
+            assert pipeline["exporters"] == list(
+                connectors if connectors and signal == "traces" else overlay["exporters"]
+            )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

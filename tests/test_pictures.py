@@ -28,12 +28,9 @@ def test_the_viewers_page_shows_every_span_of_the_reading(new_stack: Callable[..
     for picture in ("trace.png", "missing-context.png", "log.png"):
         assert (tmp_path / picture).stat().st_size > 20_000
 
-    # The service map and the recording come from the same stack.
-    for script in ("service_map", "recording"):
-        command = [sys.executable, str(ROOT / "docs" / f"{script}.py"), str(tmp_path)]
-        subprocess.run(command, env=stack.environment, check=True, timeout=60)
-    edges = [text for text in texts(tmp_path / "service-map.svg") if "times" in text]
-    assert [re.sub(r"\d+", "N", edge) for edge in sorted(edges)] == ["HTTP, N times", "MQTT, N times"]
+    # The recording comes from the same stack.
+    command = [sys.executable, str(ROOT / "docs" / "recording.py"), str(tmp_path)]
+    subprocess.run(command, env=stack.environment, check=True, timeout=60)
     recorded = " ".join(texts(tmp_path / "verify.svg"))
     assert "make verify" in recorded
     assert re.search(r"One reading, one trace: http://127\.0\.0\.1:\d+/traces/[0-9a-f]{32}", recorded)

@@ -1,6 +1,7 @@
 // The type of a dashboard file: Grafana's own types, with the options of the panels that we use.
 
 import type {Dashboard as Published, DataQuery, Panel} from '@grafana/schema';
+import type * as NodeGraph from '@grafana/schema/dist/types/raw/composable/nodegraph/panelcfg/x/NodeGraphPanelCfg_types.gen.d.ts';
 import type * as Stat from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen.d.ts';
 import type * as TimeSeries from '@grafana/schema/dist/types/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen.d.ts';
 
@@ -13,6 +14,7 @@ interface Query extends DataQuery {
   editorMode: 'code';
   exemplar?: boolean;
   expr: string;
+  format?: 'table';
   instant?: boolean;
   legendFormat: string;
   range?: boolean;
@@ -32,6 +34,7 @@ interface OurPanel<Type extends string, Options, Custom> extends Omit<Panel, 'ty
 }
 
 type AnyPanel =
+  | OurPanel<'nodeGraph', NodeGraph.Options, never>
   | OurPanel<'stat', Stat.Options, never>
   | OurPanel<'timeseries', TimeSeries.Options, TimeSeries.FieldConfig>;
 
