@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import Stack, eventually
-from stack.settings import ROOT
+from stack.settings import ROOT, local_url
 
 
 def processes_of(stack: Stack) -> dict[int, str]:
@@ -329,6 +329,23 @@ def test_up_starts_parts_that_are_new_and_stops_those_that_are_no_longer_needed(
     assert stack.runtime.supervisor.processes().keys() == before.keys()
     assert "unsubscribing; " in stack.runtime.log_text("leave")
     assert stack.run("verify").returncode == 0
+
+
+def test_the_services_send_by_grpc_if_they_are_asked_to(restarted_stack: Stack) -> None:
+    stack = restarted_stack
+    asked = Stack(stack.settings.run_dir, **stack.values)
+    asked.environment = stack.environment | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    for one, protocol, port in (
+        (asked, "grpc", stack.settings.otlp_grpc_port),
+        (stack, "http/protobuf", stack.settings.otlp_http_port),
+    ):
+        done = one.run("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for service in ("producer", "consumer", "echo"):
+            variables = stack.runtime.environment(service)
+            assert variables["OTEL_EXPORTER_OTLP_PROTOCOL"] == protocol
+            assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == local_url(port)
+        assert one.run("verify").returncode == 0
 
 
 def test_another_program_of_another_shell_is_named(stack: Stack, tmp_path: Path) -> None:

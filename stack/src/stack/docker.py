@@ -155,6 +155,7 @@ class DockerRuntime(Runtime):
             "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto"),
             "BACKENDS": ",".join(self._settings.backends),
             "COMPOSE_PROFILES": profiles,
+            "COLLECTOR_OTLP_PORT": "4317" if self._settings.otel_exporter_otlp_protocol == "grpc" else "4318",
             **self._broker(),
             **(more or {}),
         }

@@ -34,7 +34,7 @@ def variables(settings: Settings) -> dict[str, str]:
         **settings.variables(),
         **broker_users(new_services()),
         **scout_values(settings),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_grpc_port),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": local_url(settings.otlp_port),
         "ECHO_URL": local_url(settings.echo_port, "/echo"),
         "ISSUER_URL": local_url(settings.issuer_port),
         "VIEWER_OTLP_ENDPOINT": local_url(settings.viewer_otlp_http_port),
@@ -68,7 +68,7 @@ def program(name: str, module: str, wave: int, healthy: Callable[[], bool], trac
     reads = frozenset(map(str.upper, settings.model_fields))
     environment: dict[str, str] = more.pop("environment", {})
     if traced_as:
-        reads |= {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+        reads |= {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"}
         environment = {"OTEL_SERVICE_NAME": traced_as, **environment}
     command = [sys.executable, "-m", module]
     return Part(name, command, healthy, wave, reads=reads, settings=settings, environment=environment, **more)

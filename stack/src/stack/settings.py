@@ -114,6 +114,9 @@ class Settings(BaseSettings):
         default=67_108_864, ge=1024, le=2**40, description="a number of bytes, 1024 to 1099511627776"
     )
     mqtt_retain: bool = Field(default=False, description="1 or 0")
+    otel_exporter_otlp_protocol: Literal["http/protobuf", "grpc"] = Field(
+        default="http/protobuf", description="http/protobuf or grpc"
+    )
     otlp_grpc_port: Port = 4317
     otlp_http_port: Port = 4318
     echo_port: Port = 8080
@@ -206,6 +209,11 @@ class Settings(BaseSettings):
             off |= {name for name in type(self).model_fields if name.startswith(("viewer", "issuer", "gateway"))}
         names = [name for name in type(self).model_fields if name.endswith("_port") and name not in off]
         return {name.upper(): getattr(self, name) for name in names}
+
+    @property
+    def otlp_port(self) -> int:
+        """The Collector's port for what the services send."""
+        return self.otlp_grpc_port if self.otel_exporter_otlp_protocol == "grpc" else self.otlp_http_port
 
     def addresses(self) -> dict[str, str]:
         """The stack's addresses for programs on this machine: each port, and the Collector's endpoint for the SDK."""
