@@ -12,7 +12,7 @@ for backend in $(echo "${BACKENDS:-}" | tr ',' ' '); do
     [ "$backend" != grafana ] || backend=prometheus
     set -- "$@" --config "$config/backends/$backend.yaml"
 done
-extensions=oauth2client,health_check
+extensions=oauth2client,health_check,file_storage
 receivers=otlp
 for extra in $(echo "${COLLECTOR_EXTRAS:-}" | tr ',' ' '); do
     case $extra in

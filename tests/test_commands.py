@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness import Stack, eventually
-from stack.settings import ROOT, local_url
+from stack.part import local_url
+from stack.settings import ROOT
 
 
 def processes_of(stack: Stack) -> dict[int, str]:

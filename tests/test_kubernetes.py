@@ -310,8 +310,7 @@ def test_policies_allow_the_way_of_a_reading_and_nothing_else(resources: list[Re
                 for peer in set(peers) & there:
                     way = (peer, name) if key == "from" else (name, peer)
                     ways |= {(*way, port["port"]) for port in rule["ports"]}
-    # The Collector also accepts OTLP over HTTP, which none of our services sends.
-    assert out_of == {way for way in into if way[1:] != ("collector", 4318)}
+    assert out_of == into
     assert ("producer", "echo", 8080) not in into
 
 

@@ -19,11 +19,14 @@ SYSTEM_VARIABLES = frozenset(
 )
 # The images of the services set this too. With a heap for each thread, glibc keeps twice the memory after a flood.
 PROCESS_DEFAULTS = {"MALLOC_ARENA_MAX": "1"}
-# Milliseconds. The specification's defaults are 5 s for spans and 60 s for metrics; here somebody is watching.
 TELEMETRY_DEFAULTS = {
+    # Milliseconds. The specification's defaults are 5 s for spans and 60 s for metrics; here somebody is watching.
     "OTEL_BSP_SCHEDULE_DELAY": "500",
     "OTEL_BLRP_SCHEDULE_DELAY": "500",
     "OTEL_METRIC_EXPORT_INTERVAL": "10000",
+    # For a Collector that is away: the spans that wait, 36 MiB for 10,000, and the seconds of retries.
+    "OTEL_BSP_MAX_QUEUE_SIZE": "8192",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "60",
 }
 
 

@@ -43,6 +43,7 @@ def variables(settings: Settings) -> dict[str, str]:
         "MQTT_CERTIFICATES": str(settings.tls_folder),
         **authority,
         "MQTT_DEVICE_CERTIFICATES": str(settings.tls_folder / "devices"),
+        "COLLECTOR_STORAGE": str(settings.run_dir / "collector"),
         "MOSQUITTO_STATE": str(state),
         "MOSQUITTO_DATA": str(state / "data"),
     }
