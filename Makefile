@@ -8,7 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 STACK := $(BIN)/python -m stack
 WORKSHOP := $(BIN)/python -m workshop
 WRITABLE := [ -w . ] || { echo "This user may not write to $(CURDIR)" >&2; exit 1; }
-COG := $(BIN)/cog --verbosity=1 -I docs -p "import broker_tables; from excerpts import python, statement, yaml_block"
+COG := $(BIN)/cog --verbosity=1 -I docs -I . -p "import broker_tables; from excerpts import python, statement, yaml_block"
 PACKAGES := $(wildcard */pyproject.toml */*/pyproject.toml)
 PAGES := docs/*.md docs/backends/*.md kubernetes/components/prometheus/rules.yaml kubernetes/components/operator/collector.yaml
 
