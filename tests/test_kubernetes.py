@@ -423,6 +423,24 @@ def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
     assert {"name": "CONSUMERS", "value": str(MOST_CONSUMERS)} in container(pods(base())[SESSIONS])["env"]
 
 
+@pytest.mark.parametrize(("protocol", "port"), [("http/protobuf", 4318), ("grpc", 4317)])
+def test_settings_for_the_pods_hold_no_path_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, port: int
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    settings = Settings(run_dir=tmp_path / "run")
+    given = {
+        patch["target"]["name"]: json.loads(patch["patch"])["spec"]["template"]["spec"]["containers"][0]["env"]
+        for patch in KubernetesRuntime(settings)._patches()
+    }
+    assert not [one for variables in given.values() for one in variables if str(tmp_path) in one["value"]]
+    assert not [one for variables in given.values() for one in variables if str(ROOT) in one["value"]]
+    for service in ("producer", "consumer", "echo"):
+        variables = {one["name"]: one["value"] for one in given[service]}
+        assert variables["OTEL_EXPORTER_OTLP_PROTOCOL"] == protocol
+        assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://collector:{port}"
+
+
 def test_the_operator_s_collector_is_ours(built: dict[str, list[Resource]]) -> None:
     (custom,) = of_kind(built["operator"], "OpenTelemetryCollector").values()
     spec, pod = custom["spec"], pods(base())["collector"]

@@ -16,7 +16,7 @@ from stack.images import compose_files
 from stack.local import check_ports
 from stack.parts import consumer_login
 from stack.runtime import Runtime
-from stack.settings import ROOT
+from stack.settings import OTLP_PORTS, ROOT
 
 # Containers reach these ports through the network of the stack, not through the host.
 INTERNAL_PORTS = ("VIEWER_OTLP_GRPC_PORT", "VIEWER_OTLP_HTTP_PORT", "GATEWAY_HEALTH_PORT")
@@ -155,7 +155,7 @@ class DockerRuntime(Runtime):
             "COMPOSE_ANSI": os.environ.get("COMPOSE_ANSI", "auto"),
             "BACKENDS": ",".join(self._settings.backends),
             "COMPOSE_PROFILES": profiles,
-            "COLLECTOR_OTLP_PORT": "4317" if self._settings.otel_exporter_otlp_protocol == "grpc" else "4318",
+            "COLLECTOR_OTLP_PORT": str(OTLP_PORTS[self._settings.otel_exporter_otlp_protocol]),
             **self._broker(),
             **(more or {}),
         }

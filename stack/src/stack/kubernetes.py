@@ -27,7 +27,7 @@ from stack.local import check_ports, port_is_free
 from stack.parts import local_parts, scout_values
 from stack.runtime import Runtime
 from stack.services import broker_users, new_services
-from stack.settings import ROOT, SCOUT_VARIABLES, Settings
+from stack.settings import OTLP_PORTS, ROOT, SCOUT_VARIABLES, Settings
 
 BASE = ROOT / "kubernetes" / "base"
 NAMESPACE = "mqtt-tracing"
@@ -56,7 +56,7 @@ COMPONENTS = (
 )
 # Addresses and paths of the pods, and the variables in Secrets.
 OF_THE_BASE = re.compile(
-    "_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|CERTIFICATES|USERNAME|PASSWORD|ID|SECRET|STRING)$|^(CONSUMERS|OTELCOL)$"
+    "_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|STORAGE|CERTIFICATES|USERNAME|PASSWORD|ID|SECRET|STRING)$|^(CONSUMERS|OTELCOL)$"
 )
 LOCAL_CONTEXTS = ("minikube", "docker-desktop", "rancher-desktop")
 READY_SECONDS = 240
@@ -266,7 +266,10 @@ class KubernetesRuntime(Runtime):
         patches: list[dict[str, Any]] = []
         for part in local_parts(self._settings, build.paths()):
             if part.name in (*self._services(), *WITHOUT_A_SERVICE):
-                given = {name: value for name, value in environment_of(part).items() if not OF_THE_BASE.search(name)}
+                environment = environment_of(part)
+                given = {name: value for name, value in environment.items() if not OF_THE_BASE.search(name)}
+                if protocol := environment.get("OTEL_EXPORTER_OTLP_PROTOCOL"):
+                    given["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://collector:{OTLP_PORTS[protocol]}"
                 env = [{"name": name, "value": value} for name, value in settings_among(given).items()]
                 spec = {"template": {"spec": {"containers": [{"name": part.name, "env": env}]}}}
                 # The target selects what this patches.

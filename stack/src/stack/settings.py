@@ -75,6 +75,8 @@ def text_of(value: object) -> str:
 
 
 SCOUT_VARIABLES = ("SCOUT_CLIENT_ID", "SCOUT_CLIENT_SECRET", "SCOUT_TOKEN_URL", "SCOUT_OTLP_ENDPOINT")
+# The Collector's port for each protocol, in a container or a pod.
+OTLP_PORTS = {"http/protobuf": 4318, "grpc": 4317}
 _URL = "an http:// or https:// URL"
 
 
