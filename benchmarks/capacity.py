@@ -8,8 +8,10 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "benchmarks" / "results.json"
@@ -18,14 +20,21 @@ BUSY = 0.7
 MONTH_SECONDS, OUTAGE_SECONDS = 30 * 86_400, 3600
 # publish, process, POST and POST /echo.
 SPANS_OF_A_READING = 4
+# Memory of one broker node: a pod's limit.
+BROKER_BYTES = 512 * 2**20
 # The payload with which results.json was measured, unless a row says otherwise.
 USUAL_PAYLOAD = 180
 
 
+@cache
+def results() -> dict[str, Any]:
+    """The content of ``results.json``."""
+    return json.loads(STORE.read_text())
+
+
 def measured(subject: str, title: str, row: str, column: str) -> float:
     """A figure of ``results.json``; the title is the beginning of the table's."""
-    tables = json.loads(STORE.read_text())[subject]["tables"]
-    table = next(table for table in tables if table["title"].startswith(title))
+    table = next(table for table in results()[subject]["tables"] if table["title"].startswith(title))
     return next(one for one in table["rows"] if one[0] == row)[table["columns"].index(column)]
 
 
@@ -63,7 +72,7 @@ def span_cpu() -> float:
 
 def of_the_broker(column: str) -> float:
     """A figure of the broker with the most connections that were measured."""
-    table = json.loads(STORE.read_text())["connections"]["tables"][0]
+    table = results()["connections"]["tables"][0]
     return table["rows"][-1][table["columns"].index(column)]
 
 
@@ -139,7 +148,7 @@ def limits(fleet: Fleet) -> list[Limit]:
     by_bytes = configured(".env.example", r"MQTT_MAX_QUEUED_BYTES=(\d+)") / fleet.payload
     found = [
         Limit("connections of the broker", fleet.devices, configured(".env.example", r"MQTT_MAX_CONNECTIONS=(\d+)")),
-        Limit("memory of the broker", fleet.broker_bytes, 512 * 2**20),
+        Limit("memory of the broker", fleet.broker_bytes, BROKER_BYTES),
         Limit("core of the broker", fleet.broker_cores, 1),
         Limit("core of the consumer", fleet.consumer_cores, 1),
         Limit("queue of the consumer, an hour", fleet.rate * OUTAGE_SECONDS, min(messages, by_bytes)),
@@ -153,9 +162,10 @@ def needs(fleet: Fleet) -> dict[str, str]:
     """What the fleet needs, with none of it busier than ``BUSY``."""
     collectors = max(fleet.collector_cores / BUSY, fleet.rate / tail_traces() if fleet.tail else 0)
     balancers = ceil(fleet.collector_cores / BUSY) if fleet.tail and collectors > 1 else 0
-    nodes = max(fleet.broker_cores / BUSY, fleet.broker_bytes / (512 * 2**20 * BUSY))
+    nodes = max(fleet.broker_cores / BUSY, fleet.broker_bytes / (BROKER_BYTES * BUSY))
     hour = fleet.rate * OUTAGE_SECONDS
-    month = fleet.rate * fleet.sampling * SPANS_OF_A_READING * MONTH_SECONDS
+    spans_a_second = fleet.rate * fleet.sampling * SPANS_OF_A_READING
+    month = spans_a_second * MONTH_SECONDS
     plain, compressed = (measured("connections", "A span", row, "bytes") for row in ("OTLP", "compressed with gzip"))
     return {
         "readings a second": f"{fleet.rate:,.0f}",
@@ -165,7 +175,7 @@ def needs(fleet: Fleet) -> dict[str, str]:
         "broker, memory for connections": size(fleet.broker_bytes),
         "broker, CPU to connect all": f"{fleet.devices * of_the_broker('CPU µs to connect') / 1e6:,.0f} s",
         "broker's volume, an hour of readings": size(hour * waiting("bytes in its file", fleet.payload)),
-        "Collectors' volume, an hour of spans": size(month / MONTH_SECONDS * OUTAGE_SECONDS * plain),
+        "Collectors' volume, an hour of spans": size(spans_a_second * OUTAGE_SECONDS * plain),
         "spans a month": f"{month / 1e6:,.1f} million",
         "OTLP a month": size(month * plain),
         "the same, compressed": size(month * compressed),
