@@ -125,7 +125,7 @@ test-interop: $(VENV)/dev ## Trace through clients in JavaScript, Java, Go, Rust
 
 test-brokers: $(VENV)/dev ## Run our services with HiveMQ, RabbitMQ and others
 	@$(STACK) prepare --for-tests
-	@$(ALONE) tests/test_brokers.py -o junit_family=xunit1 --junitxml=dist/brokers.xml $(PYTEST_ARGS); code=$$?; \
+	@$(ALONE) tests/test_brokers.py tests/test_broker_cluster.py -o junit_family=xunit1 --junitxml=dist/brokers.xml $(PYTEST_ARGS); code=$$?; \
 		PYTHONPATH=tests $(BIN)/python -m brokers.results dist/brokers.xml && exit $$code
 
 # In the cluster of the current context, in a namespace of its own.

@@ -56,6 +56,7 @@ BUILDS: dict[str, str | tuple[str, ...]] = {
     **{component: (component,) for component in COMPONENTS},
     "all components": TOGETHER,
     "operator by digest": ("operator", "digests"),
+    "artemis with policies": ("network-policies", "artemis"),
 }
 # The version that the tests on a cluster use, and the newest one.
 VERSIONS = ("1.34", "1.37")
@@ -67,6 +68,8 @@ OF_THE_CLUSTER = {"scout", "mosquitto-tls", "mqtt-producer", "mqtt-consumer", "m
 OF_THE_CLUSTER |= {f"mqtt-{service.name}" for service in new_services()}
 # In the other runtimes, the tool behind `make` does its work.
 SESSIONS = "sessions"
+# One of them is in each build, unless the broker is elsewhere.
+BROKERS = {"mosquitto", "artemis"}
 # Ports that are open only with COLLECTOR_EXTRAS, MQTT_CLIENT_CERTIFICATES, or the component `prometheus`.
 EXTRAS = {1777, 9411, 55679, 8883, 8889}
 
@@ -217,7 +220,11 @@ def test_a_component_that_takes_something_out_leaves_nothing_of_it(resources: li
     if "gateway" not in names:
         assert not {name for name in left if re.match("issuer|gateway|viewer", name)}
     if "mosquitto" not in names:
-        assert not {name for name in left if re.match("mosquitto|mqtt-operator", name)}
+        assert not {name for name in left if re.match("mosquitto", name)}
+    if not BROKERS & names:
+        assert not {name for name in left if re.match("mqtt-operator", name)}
+    if SESSIONS not in names:
+        assert not {name for name in left if re.match(SESSIONS, name)}
 
 
 # ---------------------------------------------------------------------- a pod can do no more than it needs
@@ -258,6 +265,9 @@ def test_a_pod_can_do_no_more_than_it_needs(resources: list[Resource]) -> None:
 
 
 def test_one_pod_may_ask_one_thing_of_kubernetes(resources: list[Resource]) -> None:
+    if SESSIONS not in workloads(resources):
+        assert not of_kind(resources, "Role")
+        return
     (role,) = of_kind(resources, "Role").values()
     (binding,) = of_kind(resources, "RoleBinding").values()
     (rule,) = role["rules"]
@@ -283,9 +293,10 @@ def test_a_secret_reaches_only_the_pods_that_need_it(resources: list[Resource]) 
         for secret in read:
             holders.setdefault(re.sub("-[a-z0-9]{10}$", "", secret), set()).add(name)
     expected = {
-        "mqtt-producer": {"mosquitto", "producer"},
-        "mqtt-consumer": {"mosquitto", "consumer", SESSIONS},
-        "mqtt-operator": {"mosquitto"},
+        "mqtt-producer": {*BROKERS, "producer"},
+        "mqtt-consumer": {*BROKERS, "consumer", SESSIONS},
+        "mqtt-operator": BROKERS,
+        "artemis-cluster": {"artemis"},
         "scout": {"collector", "issuer"},
     }
     expected |= {f"mqtt-{service.name}": {"mosquitto"} for service in new_services()}
@@ -293,7 +304,9 @@ def test_a_secret_reaches_only_the_pods_that_need_it(resources: list[Resource]) 
     assert holders == {secret: names & there for secret, names in expected.items() if names & there}
 
 
-@pytest.mark.parametrize("resources", ["production", "network-policies", "all components"], indirect=True)
+@pytest.mark.parametrize(
+    "resources", ["production", "network-policies", "all components", "artemis with policies"], indirect=True
+)
 def test_policies_allow_the_way_of_a_reading_and_nothing_else(resources: list[Resource]) -> None:
     policies = of_kind(resources, "NetworkPolicy")
     everybody = policies.pop("everybody")
@@ -487,6 +500,23 @@ def test_what_scales_the_consumers_asks_for_a_metric_of_theirs(built: dict[str, 
 def test_the_operator_s_rules_are_prometheus_s() -> None:
     (rule,) = of_kind(kustomize(str(KUBERNETES / "overlays" / "production")), "PrometheusRule").values()
     assert rule["spec"] == yaml.safe_load((ROOT / "backends/observability/prometheus/rules.yml").read_text())
+
+
+def test_each_node_of_the_broker_is_one_that_the_others_know(built: dict[str, list[Resource]]) -> None:
+    resources = built["artemis"]
+    cluster = workloads(resources)["artemis"]
+    nodes = [f"artemis-{ordinal}" for ordinal in range(cluster["spec"]["replicas"])]
+    files = next(item["data"] for name, item in of_kind(resources, "ConfigMap").items() if name.startswith("artemis-"))
+    assert re.findall(r'<connector name="([^"]+)">', files["broker.xml"]) == nodes
+    assert re.findall("<connector-ref>([^$<]+)<", files["broker.xml"]) == nodes
+    addresses = [f"{node}.{cluster['spec']['serviceName']}:61616" for node in nodes]
+    assert re.findall(r"^-Dartemis-\d=(.*)$", files["start.sh"], re.M) == addresses
+    # It is the version with which tests/test_brokers.py kills a node.
+    image = container(cluster["spec"]["template"])["image"]
+    assert (
+        f"<version>{image.partition(':')[2].removesuffix('-alpine')}</version>"
+        in (ROOT / "tests/brokers/artemis/pom.xml").read_text()
+    )
 
 
 def test_with_scout_the_collector_reads_its_four_values() -> None:

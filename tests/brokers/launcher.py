@@ -12,8 +12,8 @@ import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -23,6 +23,7 @@ from typing_extensions import override
 from harness import eventually, files_of_the_project, free_ports
 from stack.build import cache_folder, cached, require_command, search_path
 from stack.programs import BUILD_FLAGS
+from stack.settings import ROOT
 
 FOLDER = Path(__file__).parent
 USER, PASSWORD = "tester", "tester-secret"
@@ -47,11 +48,41 @@ class Running:
     broker: "Broker"
     ports: Sequence[int]
     log: Path
+    _environment: Mapping[str, str]
+    _commands: Sequence[list[str]]
+    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
         """The MQTT port of the first node."""
         return self.ports[0]
+
+    def start(self, node: int) -> None:
+        """Starts a node, which does not listen yet."""
+        with self.log.open("ab") as output:
+            self._processes[node] = subprocess.Popen(
+                self._commands[node], env=self._environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def kill(self, node: int) -> None:
+        """Kills a node with its child processes."""
+        process = self._processes.pop(node)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+    def wait(self) -> None:
+        """Waits until each node that was started listens."""
+        eventually(lambda: all(listens(self.ports[node]) for node in self._processes) or self._ended(), 120)
+        assert not self._ended(), self.log.read_text()
+
+    def close(self) -> None:
+        """Kills all nodes."""
+        for node in list(self._processes):
+            self.kill(node)
+
+    def _ended(self) -> bool:
+        return any(process.poll() is not None for process in self._processes.values())
 
 
 class Broker(ABC):
@@ -118,24 +149,13 @@ class Broker(ABC):
     def running(self, folder: Path) -> Iterator[Running]:
         """Runs it until the block ends."""
         built, ports = self.prepare(), free_ports(self.nodes)
-        log = folder / "log"
         environment = {**os.environ, "PATH": search_path(), **self.environment(folder)}
-        processes: list[subprocess.Popen[bytes]] = []
-        try:
-            for command in self.commands(built, folder, ports):
-                with log.open("ab") as output:
-                    processes.append(
-                        subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-                    )
-            eventually(lambda: all(map(listens, ports)) or ended(processes), 120)
-            assert not ended(processes), log.read_text()
-            yield Running(self, ports, log)
-        finally:
-            for process in processes:
-                # Ends its child processes too.
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait(30)
+        running = Running(self, ports, folder / "log", environment, self.commands(built, folder, ports))
+        with closing(running):
+            for node in range(len(ports)):
+                running.start(node)
+            running.wait()
+            yield running
 
     def fill(self, template: str, folder: Path, **values: object) -> Path:
         """Copies a file of its folder to another folder, with the values filled in."""
@@ -155,10 +175,6 @@ class Broker(ABC):
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def ended(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
-    return any(process.poll() is not None for process in processes)
 
 
 def run(*command: str, folder: Path) -> None:
@@ -266,9 +282,10 @@ class JavaBroker(Broker):
         )
         run("sha256sum", "--check", "--quiet", str(own / "libraries.sha256"), folder=into)
 
-    def java(self, built: Path, *arguments: str) -> list[str]:
-        """The command that runs the program."""
-        return ["java", "-Xmx512m", "-cp", f"{built}/*", str(FOLDER / self.name / "Broker.java"), *arguments]
+    def java(self, built: Path, *arguments: str, **properties: str) -> list[str]:
+        """The command that runs the program, with system properties."""
+        given = [f"-D{name.replace('_', '-')}={value}" for name, value in properties.items()]
+        return ["java", "-Xmx512m", *given, "-cp", f"{built}/*", str(FOLDER / self.name / "Broker.java"), *arguments]
 
 
 class HiveMQ(JavaBroker):
@@ -286,22 +303,39 @@ class HiveMQ(JavaBroker):
 
 
 class Artemis(JavaBroker):
-    """ActiveMQ Artemis, embedded: a cluster of two."""
+    """Apache Artemis, embedded: the cluster of kubernetes/components/artemis, with its configuration."""
 
     name = "artemis"
-    title = "ActiveMQ Artemis, a cluster of two"
+    title = "Apache Artemis, a cluster of two"
     nodes = 2
+    CONFIGURATION = ROOT / "kubernetes/components/artemis/nodes/broker.xml"
+
+    @property
+    @override
+    def files(self) -> list[Path]:
+        return [*super().files, self.CONFIGURATION]
 
     @override
     def commands(self, built: Path, folder: Path, ports: Sequence[int]) -> list[list[str]]:
-        between = free_ports(self.nodes)
-        commands: list[list[str]] = []
-        for number, (port, own, other) in enumerate(zip(ports, between, reversed(between), strict=True)):
-            node = folder / f"node-{number}"
-            node.mkdir()
-            values = {"NODE": node.name, "PORT": port, "CLUSTER_PORT": own, "OTHER_PORT": other}
-            commands.append(self.java(built, str(self.fill("broker.xml", node, **values)), USER, PASSWORD))
-        return commands
+        between = [f"127.0.0.1:{port}" for port in free_ports(self.nodes)]
+        nodes = {f"artemis_{number}": address for number, address in enumerate(between)}
+        return [
+            self.java(
+                built,
+                str(self.CONFIGURATION),
+                USER,
+                PASSWORD,
+                node=f"artemis-{number}",
+                data=str(folder / f"artemis-{number}"),
+                mqtt=f"127.0.0.1:{port}",
+                cluster=own,
+                cluster_password=PASSWORD,
+                **nodes,
+                # Otherwise each message is in the log.
+                **{"org.slf4j.simpleLogger.log.org.apache.activemq.audit": "error"},
+            )
+            for number, (port, own) in enumerate(zip(ports, between, strict=True))
+        ]
 
 
 class DebianBroker(Broker):
