@@ -574,6 +574,16 @@ spec:
           volumeMounts: [{{name: receiving, mountPath: /opt/receiving}}]
       volumes: [{{name: receiving, configMap: {{name: receiving}}}}]
 """
+HUNDRED_A_SECOND = """
+kind: Deployment
+metadata: {name: producer}
+spec:
+  template:
+    spec:
+      containers:
+        - name: producer
+          env: [{name: DEVICES, value: "100"}, {name: INTERVAL_SECONDS, value: "1"}]
+"""
 # Process 1 of a container cannot be killed from within; with this, the service is not process 1.
 CAN_BE_KILLED = "- {op: add, path: /spec/template/spec/shareProcessNamespace, value: true}"
 KILL = """
@@ -602,6 +612,33 @@ def deployed(folder: Path, overlay: dict[str, Any]) -> Iterator[None]:
     eventually(lambda: namespace not in succeeds(*claims).split(), 60)
 
 
+def noting(folder: Path, namespace: str, *components: str, **patched: str) -> dict[str, Any]:
+    """An overlay of the base with an echo that notes the readings that it processes.
+
+    Args:
+        folder: The folder of the overlay.
+        namespace: Its namespace.
+        components: The components to add.
+        patched: By the name of a StatefulSet: a patch.
+    """
+    from_here = Path(os.path.relpath(KUBERNETES, folder))
+    (folder / "sitecustomize.py").write_text((RECEIVING / "sitecustomize.py").read_text())
+    few = ["OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"]
+    return {
+        "namespace": namespace,
+        "resources": [str(from_here / "base")],
+        "components": [str(from_here / "components" / component) for component in components],
+        "configMapGenerator": [
+            {"name": "receiving", "files": ["sitecustomize.py"]},
+            {"name": "telemetry", "behavior": "merge", "literals": few},
+        ],
+        "patches": [
+            {"patch": NOTES_WHAT_IT_TAKES, "target": {"kind": "Deployment", "name": "echo"}},
+            *({"patch": patch, "target": {"kind": "StatefulSet", "name": name}} for name, patch in patched.items()),
+        ],
+    }
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Deploys the base in its own namespace on the cluster of the current context, and removes everything afterwards.
@@ -609,22 +646,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Echo notes the readings that it processes. Only a few of the readings that the test itself publishes are traced.
     """
     folder = tmp_path_factory.mktemp("cluster").resolve()
-    from_here = Path(os.path.relpath(KUBERNETES, folder))
-    (folder / "sitecustomize.py").write_text((RECEIVING / "sitecustomize.py").read_text())
-    few = ["OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"]
-    overlay = {
-        "namespace": NAMESPACE,
-        "resources": [str(from_here / "base")],
-        "configMapGenerator": [
-            {"name": "receiving", "files": ["sitecustomize.py"]},
-            {"name": "telemetry", "behavior": "merge", "literals": few},
-        ],
-        "patches": [
-            {"patch": NOTES_WHAT_IT_TAKES, "target": {"kind": "Deployment", "name": "echo"}},
-            {"patch": CAN_BE_KILLED, "target": {"kind": "StatefulSet", "name": "consumer"}},
-        ],
-    }
-    with deployed(folder, overlay):
+    with deployed(folder, noting(folder, NAMESPACE, consumer=CAN_BE_KILLED)):
         yield folder
 
 
@@ -934,3 +956,47 @@ def test_a_cluster_elsewhere_is_not_touched_unasked(tmp_path: Path) -> None:
     done = stack.run("up")
     assert done.returncode == 1
     assert "production is the cluster at https://192.0.2.1:6443, not one of this machine" in done.stderr
+
+
+@pytest.mark.kubernetes
+@pytest.mark.timeout(900)
+def test_a_cluster_of_brokers_loses_nothing_when_a_node_is_killed(tmp_path: Path) -> None:
+    namespace = f"{NAMESPACE}-artemis"
+    overlay = noting(tmp_path.resolve(), namespace, "artemis", artemis=CAN_BE_KILLED)
+    overlay["replicas"] = [{"name": "consumer", "count": 4}]
+    overlay["patches"].append({"patch": HUNDRED_A_SECOND, "target": {"kind": "Deployment", "name": "producer"}})
+
+    def taken(which: str) -> list[list[str]]:
+        notes = succeeds("-n", namespace, "exec", "deployment/echo", "--", "cat", TAKEN_FILE)
+        return [line.split()[:-1] for line in notes.splitlines() if line.endswith(which)]
+
+    def restarts(node: str) -> int:
+        count = "jsonpath={.status.containerStatuses[0].restartCount}"
+        return int(succeeds("-n", namespace, "get", "pod", node, "-o", count))
+
+    def flow() -> None:
+        wanted = len(taken("first")) + 500
+        eventually(lambda: len(taken("first")) >= wanted, 120)
+
+    with deployed(tmp_path, overlay):
+        follow = ["kubectl", "-n", namespace, "logs", "-f", "deployment/producer"]
+        with (tmp_path / "log").open("w") as output, subprocess.Popen(follow, stdout=output) as following:
+            try:
+                for node in ("artemis-0", "artemis-1"):
+                    flow()
+                    kubectl("-n", namespace, "exec", node, "--", "bash", "-c", "kill -9 -1")
+                    eventually(lambda pod=node: restarts(pod), 60)
+                    succeeds("-n", namespace, "rollout", "status", "statefulset/artemis", "--timeout=240s")
+                flow()
+                succeeds("-n", namespace, "scale", "deployment/producer", "--replicas=0")
+                following.wait(60)
+            finally:
+                following.kill()
+        (sent,) = re.findall(r"stopping after (\d+) readings; 0 more", (tmp_path / "log").read_text())
+        eventually(lambda: len({reading[0] for reading in taken("first")}) >= int(sent), 60)
+        first = taken("first")
+        processed = {reading[0] for reading in first}
+        print(
+            f"sent {sent}, processed {len(processed)}, twice {len(first) - len(processed)}, again {len(taken('again'))}"
+        )
+        assert len(first) == len(processed) == int(sent)
