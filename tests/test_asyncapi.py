@@ -213,6 +213,8 @@ def test_the_topics_are_those_that_the_broker_lets_through() -> None:
     # The rights of the operator come after those of the services.
     acl = (ROOT / "mosquitto" / "acl").read_text().partition("user @MQTT_OPERATOR_USERNAME@")[0]
     written = re.findall(r"^topic (?:read)?write (\S+)$", re.sub("%[uc]", "+", acl), re.M)
+    # The partitions are in a description: they are no channel of their own.
+    written = [topic.replace("sensors/+/+/", "sensors/+/") for topic in written]
     addresses = [channel["address"] for channel in yaml.safe_load(TEXT)["channels"].values()]
     assert sorted(re.sub(r"{\w+}", "+", address) for address in addresses) == sorted(set(written))
 

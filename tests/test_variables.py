@@ -23,7 +23,7 @@ PARTS = {part.name: part for part in local_parts(SETTINGS, build.paths())}
 ENV_EXAMPLE = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
 # Addresses and paths, which differ between the runtimes.
 OF_A_RUNTIME = re.compile(
-    r"_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|STORAGE|CERTIFICATES)$|^(OTELCOL|MQTT_CLIENT_ID|QUERY_PORT)$"
+    r"_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|STORAGE|CERTIFICATES)$|^(OTELCOL|MQTT_CLIENT_ID|CONSUMER_ORDINAL|QUERY_PORT)$"
 )
 # Set by `start.sh` from COLLECTOR_EXTRAS.
 OF_START = {"COLLECTOR_EXTENSIONS", "COLLECTOR_TRACE_RECEIVERS"}

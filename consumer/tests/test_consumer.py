@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -66,3 +67,57 @@ def test_a_wrong_echo_url_is_one_clear_line(
 def test_mqtt_3_keeps_its_session_by_the_clean_session_flag() -> None:
     client: Any = Settings(mqtt_consumer_protocol="3.1.1").new_consumer_client("mine", "user")
     assert (client.protocol, client._clean_session) == (mqtt.MQTTv311, False)
+
+
+def partitioned(partitions: int, consumers: int, ordinal: int) -> Settings:
+    return Settings(
+        partitions=partitions,
+        consumers=consumers,
+        consumer_ordinal=ordinal,
+        mqtt_client_id="consumer-p{partition}",
+        mqtt_consumer_username="user-{partition}",
+    )
+
+
+@given(st.data())
+def test_each_partition_has_one_owner_and_each_consumer_a_partition(data: st.DataObject) -> None:
+    partitions = data.draw(st.integers(1, 16))
+    consumers = data.draw(st.integers(1, partitions))
+    owned = [list(partitioned(partitions, consumers, ordinal).own_partitions) for ordinal in range(consumers)]
+    assert sorted(chain.from_iterable(owned)) == list(range(partitions))
+    assert all(owned)
+
+
+def test_a_partition_has_the_same_session_whoever_owns_it() -> None:
+    one, three = partitioned(8, 1, 0), partitioned(8, 3, 2)
+    assert one.session_of(5) == three.session_of(5) == ("consumer-p5", "user-5")
+    assert one.filter_of("consumer-p5") == "sensors/5/+/reading"
+    # One that is left from before.
+    assert one.filter_of("consumer-2") == "sensors/+/reading"
+    assert three.delivery["consumers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"PARTITIONS": "0"}, "PARTITIONS is '0'; it must be a number of partitions, 1 to 16"),
+        ({"PARTITIONS": "17"}, "PARTITIONS is '17'; it must be a number of partitions, 1 to 16"),
+        ({"PARTITIONS": "2", "CONSUMERS": "3"}, "CONSUMERS is 3; it must be up to 2, which is PARTITIONS"),
+        (
+            {"PARTITIONS": "4", "CONSUMERS": "3", "CONSUMER_ORDINAL": "3"},
+            "CONSUMER_ORDINAL is 3; it must be less than CONSUMERS, 3",
+        ),
+        (
+            {"PARTITIONS": "4", "MQTT_CLIENT_ID": "consumer"},
+            "MQTT_CLIENT_ID is 'consumer'; with PARTITIONS it must have {partition} in it",
+        ),
+    ],
+)
+def test_wrong_partitions_are_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str], line: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load_settings(Settings)
+    assert capsys.readouterr().err == f"{line}\n"

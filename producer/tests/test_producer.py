@@ -23,6 +23,7 @@ def test_a_reading_has_the_documented_fields() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", reading["timestamp"])
     assert datetime.fromisoformat(reading["timestamp"]).tzinfo
     assert sensor.topic == "sensors/sensor-001/reading"
+    assert Sensor("sensor-001", partitions=4).topic == "sensors/3/sensor-001/reading"
 
 
 def test_readings_count_up_and_differ() -> None:
@@ -53,6 +54,7 @@ def test_drift_pulls_back(value: float) -> None:
     [
         ("MQTT_PORT", "0", "MQTT_PORT is '0'; it must be a TCP port, 1 to 65535"),
         ("DEVICES", "none", "DEVICES is 'none'; it must be a number of sensors, 1 to 100000"),
+        ("PARTITIONS", "0", "PARTITIONS is '0'; it must be a number of partitions, 1 to 16"),
         ("INTERVAL_SECONDS", "0", "INTERVAL_SECONDS is '0'; it must be the seconds between two readings of a sensor"),
     ],
 )

@@ -6,6 +6,7 @@ from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
 from consumer.echo import Echo, made_at, message_id
+from consumer.partitions import Partitions
 from consumer.settings import Settings
 from mqtt_delivery import Consumer
 from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
@@ -17,7 +18,7 @@ def new_consumer(settings: Settings, client_id: str, username: str = "") -> Cons
     echo = Echo(settings)
     return Consumer(
         settings.new_consumer_client(client_id, username or settings.mqtt_consumer_username),
-        settings.topic_filter,
+        settings.filter_of(client_id),
         echo.take,
         handle_batch=echo.take_batch,
         message_id=message_id,
@@ -43,7 +44,11 @@ def main() -> int:
     if leaving:
         done = all(new_consumer(settings, name, user).leave(stop, *broker) for name, _, user in leaving)
     else:
-        consumer = new_consumer(settings, settings.mqtt_client_id).connect(*broker)
+        if settings.partitions is None:
+            consumer = new_consumer(settings, settings.mqtt_client_id).connect(*broker)
+        else:
+            sessions = map(settings.session_of, settings.own_partitions)
+            consumer = Partitions([new_consumer(settings, *session).connect(*broker) for session in sessions])
         serve_health(settings, consumer)
         done = consumer.run(stop, settings.health_file.touch, settings.echo_timeout_seconds)
     shutdown_telemetry()

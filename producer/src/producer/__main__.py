@@ -16,6 +16,7 @@ from mqtt_delivery import Publisher
 from producer.sensor import Sensor
 from producer.settings import Settings
 from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
+from service.partitions import PARTITIONED_READINGS
 from telemetry import AS_IN_THE_GUIDE, carrying_baggage, setup_telemetry, shutdown_telemetry
 
 log = logging.getLogger("producer")
@@ -42,7 +43,9 @@ def publish_reading(publisher: Publisher, sensor: Sensor, settings: Settings) ->
 
 def run_fleet(publisher: Publisher, settings: Settings, stop: StopSignal) -> None:
     """Publishes until told to stop; the sensors take turns, spread evenly over the interval."""
-    sensors = [Sensor(f"sensor-{number:03}") for number in range(1, settings.devices + 1)]
+    sensors = [
+        Sensor(f"sensor-{number:03}", partitions=settings.partitions) for number in range(1, settings.devices + 1)
+    ]
     due, turn = time.monotonic(), 0
     while not stop.wait(min(1.0, max(0.0, due - time.monotonic()))):
         if publisher.healthy:
@@ -61,13 +64,16 @@ def main() -> int:
     once: bool = parser.parse_args().once
     settings, stop = load_settings(Settings), StopSignal()
     setup_telemetry("producer", settings.resource)
-    hook, envelope = print_trace_id if once else set_message_id, settings.json_envelope("sensors/+/reading")
+    hook, envelope = (
+        print_trace_id if once else set_message_id,
+        settings.json_envelope("sensors/+/reading", PARTITIONED_READINGS),
+    )
     PahoMqttInstrumentor().instrument(**{**AS_IN_THE_GUIDE, "publish_hook": hook}, json_envelope=envelope)
     client = settings.new_producer_client("-once" if once else "")
     publisher = Publisher(client, settings.buffer_size, None if once else settings.buffer_file)
     publisher.connect(*settings.broker, KEEPALIVE_SECONDS)
     if once:
-        publish_reading(publisher, Sensor("sensor-001"), settings)
+        publish_reading(publisher, Sensor("sensor-001", partitions=settings.partitions), settings)
     else:
         serve_health(settings, publisher)
         run_fleet(publisher, settings, stop)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from service.partitions import reading_topic
+
 
 @dataclass
 class Sensor:
@@ -15,11 +17,12 @@ class Sensor:
     sequence: int = 0
     temperature_c: float = 21.0
     humidity_pct: float = 45.0
+    partitions: int | None = None
 
     @property
     def topic(self) -> str:
         """The topic of its readings."""
-        return f"sensors/{self.device_id}/reading"
+        return reading_topic(self.device_id, self.partitions)
 
     def read(self) -> str:
         """Takes the next reading, as JSON."""

@@ -8,6 +8,7 @@ import paho.mqtt.client as mqtt
 from pydantic import Field, SecretStr
 
 from service.device import DeviceSettings
+from service.partitions import A_NUMBER_OF_PARTITIONS, MOST_PARTITIONS
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="1 to 64 letters, digits, _ . or -")]
 
@@ -22,6 +23,7 @@ class Settings(DeviceSettings):
     interval_seconds: float = Field(
         default=2.0, ge=0.01, le=86_400, description="the seconds between two readings of a sensor, 0.01 to 86400"
     )
+    partitions: int | None = Field(default=None, ge=1, le=MOST_PARTITIONS, description=A_NUMBER_OF_PARTITIONS)
     buffer_size: int = Field(default=10_000, ge=1, le=1_000_000, description="a number of messages, 1 to 1000000")
     buffer_file: Path | None = Field(default=None, description="a path, in a folder that is there")
     device_id: Identifier = "edge-001"

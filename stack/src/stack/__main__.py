@@ -27,7 +27,9 @@ def up(settings: Settings) -> None:
     with alone(settings.run_dir):
         runtime = choose_runtime(settings)
         runtime.up()
-        runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
+        # The session of a partition goes to its next owner.
+        if not settings.partitions:
+            runtime.end_sessions(consumer_names(MOST_CONSUMERS)[settings.consumers :])
     pages = {**runtime.pages(), "Next": "make verify"}
     for name, address in pages.items():
         console.print(f"{name + ':':<11} {address}")

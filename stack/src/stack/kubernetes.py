@@ -53,10 +53,11 @@ COMPONENTS = (
     "backends",
     "collector_extras",
     "tail_sampling_percentage",
+    "partitions",
 )
 # Addresses and paths of the pods, and the variables in Secrets.
 OF_THE_BASE = re.compile(
-    "_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|STORAGE|CERTIFICATES|USERNAME|PASSWORD|ID|SECRET|STRING)$|^(CONSUMERS|OTELCOL)$"
+    "_(PORT|HOST|BIND|URL|ENDPOINT|FILE|STATE|DATA|STORAGE|CERTIFICATES|USERNAME|PASSWORD|ID|SECRET|STRING)$|^(CONSUMERS|CONSUMER_ORDINAL|OTELCOL)$"
 )
 LOCAL_CONTEXTS = ("minikube", "docker-desktop", "rancher-desktop")
 READY_SECONDS = 240

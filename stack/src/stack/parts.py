@@ -87,8 +87,11 @@ def consumer_names(count: int) -> list[str]:
 
 
 def consumer_login(settings: Settings, name: str) -> tuple[str, str]:
-    """A consumer's client id and user; at the stack's own broker each has its own user, from ``mosquitto/acl``."""
-    ending = name.removeprefix("consumer")
+    """A consumer's client id and user; at the stack's own broker each has its own user, from ``mosquitto/acl``.
+
+    With partitions, they are those of its partitions' sessions, with ``{partition}`` for the number.
+    """
+    ending = "-p{partition}" if settings.partitions else name.removeprefix("consumer")
     return settings.mqtt_consumer_client_id + ending, settings.mqtt_consumer_username + ending * settings.own_broker
 
 
@@ -102,9 +105,10 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
         environment = {"HEALTH_FILE": str(beat), "HEALTH_PORT": "", **more.pop("environment", {})}
         return program(name, module, wave, beats(beat), traced_as, environment=environment, **more)
 
-    def consumer(name: str) -> Part:
+    def consumer(ordinal: int, name: str) -> Part:
         client_id, username = consumer_login(settings, name)
         environment = {"MQTT_CLIENT_ID": client_id, "MQTT_CONSUMER_USERNAME": username}
+        environment["CONSUMER_ORDINAL"] = str(ordinal)
         return client(name, "consumer", 4, traced_as="consumer", environment=environment)
 
     parts = [
@@ -126,7 +130,7 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
             traced_as="echo",
             address=local_url(settings.echo_port, "/docs"),
         ),
-        *map(consumer, consumer_names(settings.consumers)),
+        *(consumer(ordinal, name) for ordinal, name in enumerate(consumer_names(settings.consumers))),
         *(
             client(new.name, new.module, 4, traced_as=new.name, defaults=_filled_in(new.defaults, settings))
             for new in new_services()

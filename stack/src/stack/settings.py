@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, HttpUrl, SecretStr, StringConstraint
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import Listed, Port
+from service.partitions import A_NUMBER_OF_PARTITIONS, MOST_PARTITIONS
 
 ROOT = Path(__file__).parents[3]
 # The variables that env.sh has set in this shell, as NAME=value separated by spaces. They do not count as set by the
@@ -167,6 +168,7 @@ class Settings(BaseSettings):
     devices: int = Field(default=3, ge=1, le=100_000, description="a number of sensors, 1 to 100000")
     interval_seconds: float = Field(default=2.0, ge=0.01, le=86_400, description="seconds, 0.01 to 86400")
     consumers: int = Field(default=1, ge=1, le=MOST_CONSUMERS, description="a number of consumers, 1 to 16")
+    partitions: int | None = Field(default=None, ge=1, le=MOST_PARTITIONS, description=A_NUMBER_OF_PARTITIONS)
     collector_debug_verbosity: Literal["basic", "normal", "detailed"] = Field(
         default="basic", description="basic, normal or detailed"
     )

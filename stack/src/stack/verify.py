@@ -9,6 +9,7 @@ from typing import assert_never
 
 from rich.text import Text
 
+from service.partitions import reading_topic
 from stack.collector_metrics import SCOUT_EXPORTER, CollectorMetrics, collector_metrics
 from stack.console import console, errors
 from stack.contract import Break, first_break, is_whole_batch, without_new_services
@@ -23,7 +24,7 @@ from stack.trace_backends import Jaeger, Zipkin
 from stack.tree import tree
 from stack.viewer import Viewer
 
-TOPIC = "sensors/sensor-001/reading"
+DEVICE = "sensor-001"
 TRACE_SECONDS = 15.0
 METRIC_SECONDS = 40.0
 PUBLISH_SECONDS = 20.0
@@ -138,7 +139,7 @@ def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings
     deadline = time.monotonic() + TRACE_SECONDS
     while True:
         spans = backend.trace(reading.trace_id)
-        found = first_break(spans, TOPIC, reading.message_id)
+        found = first_break(spans, reading_topic(DEVICE, settings.partitions), reading.message_id)
         batch = batch_of(backend, spans, reading) if found else []
         if not found or batch or time.monotonic() > deadline:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import paho.mqtt.client as mqtt
@@ -158,7 +158,7 @@ class Consumer:
             session_lost=self._session_lost,
             malformed=self._metrics.malformed_packet,
         )
-        self._observe()
+        self._observed = list(self._observe())
 
     @property
     def live(self) -> bool:
@@ -265,6 +265,9 @@ class Consumer:
         self._session.stop_accepting()
         self._workers.stop(acknowledgements.last_done, lambda: not acknowledgements.done_count, drain_seconds)
         self._session.disconnect(end_session)
+        for forget in self._observed:
+            forget()
+        self._observed.clear()
 
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
         topic = message._topic.decode("utf-8", "replace")  # pyright: ignore[reportPrivateUsage] (`topic` raises if it is not UTF-8)
@@ -303,28 +306,29 @@ class Consumer:
             except Exception:
                 log.exception("on_session_lost failed")
 
-    def _observe(self) -> None:
+    def _observe(self) -> Iterator[Callable[[], object]]:
         acknowledgements, workers, keys = self._acknowledgements, self._workers, self._keys
-        observe(
+        yield observe(
             "mqtt_delivery.consumer.in_flight",
             "{message}",
             "Messages that have arrived and are not acknowledged.",
             lambda: acknowledgements.count,
         )
-        observe(
+        yield observe(
             "mqtt_delivery.consumer.waiting",
             "{message}",
             "Messages that wait for a thread, or for their next attempt.",
             lambda: workers.waiting,
         )
-        observe(
+        yield observe(
             "mqtt_delivery.consumer.oldest.age",
             "s",
             "How long the oldest message that is not acknowledged has been here.",
             lambda: acknowledgements.oldest_seconds,
+            max,
         )
         if keys is not None:
-            observe(
+            yield observe(
                 "mqtt_delivery.consumer.keys.silent",
                 "{key}",
                 "Keys from which nothing has come lately.",

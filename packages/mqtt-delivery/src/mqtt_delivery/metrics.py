@@ -18,13 +18,38 @@ def meter() -> Meter:
     return get_meter("mqtt_delivery", __version__)
 
 
-def observe(name: str, unit: str, description: str, value: Callable[[], float]) -> None:
-    """Creates an observable gauge that reads its value from a function."""
+# By gauge: a function for each consumer or publisher of this process.
+_values: dict[str, list[Callable[[], float]]] = {}
+
+
+def observe(
+    name: str,
+    unit: str,
+    description: str,
+    value: Callable[[], float],
+    together: Callable[[Iterable[float]], float] = sum,
+) -> Callable[[], object]:
+    """Creates an observable gauge that reads its value from a function.
+
+    Args:
+        name: Its name.
+        unit: Its unit.
+        description: What it shows.
+        value: Returns the value of one consumer or publisher.
+        together: Makes one value of those of all consumers or publishers in this process.
+
+    Returns:
+        A function to call when the consumer or publisher has ended.
+    """
+    values = _values.setdefault(name, [])
+    values.append(value)
 
     def look(options: CallbackOptions) -> Iterable[Observation]:
-        yield Observation(value())
+        yield Observation(together([one() for one in tuple(values)] or [0]))
 
+    # The SDK keeps the first gauge of a name, and ignores the functions of the others.
     meter().create_observable_gauge(name, [look], unit, description)
+    return lambda: values.remove(value)
 
 
 # In seconds: from a delivery on one machine to an hour in the broker while the consumer was not connected.

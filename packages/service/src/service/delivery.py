@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from service.broker import BrokerSettings
+from service.partitions import PARTITIONED_READINGS
 from service.settings import Listed
 
 
@@ -50,7 +51,7 @@ class ConsumerSettings(BrokerSettings):
     @property
     def propagation(self) -> dict[str, Any]:
         """Options of ``PahoMqttInstrumentor``: where the context is, and whether it is the process span's parent."""
-        envelope = {"json_envelope": self.json_envelope(self.topic_filter)}
+        envelope = {"json_envelope": self.json_envelope(self.topic_filter, PARTITIONED_READINGS)}
         if self.trust_trace_context:
             return envelope
         return {**envelope, "process_links": True, "baggage_keys": self.baggage_keys}

@@ -20,12 +20,12 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from mqtt_delivery import received_properties
 from service import BrokerSettings
+from service.partitions import PARTITIONED_READINGS
 from stack.doctor.result import Result, some
 from stack.errors import StackError
 from stack.runtime import Runtime
 from stack.settings import Settings
 
-READINGS = "sensors/+/reading"
 # Mosquitto's own count, since it started.
 CONNECT_SECONDS = 3.0
 SHORTEST_LISTEN_SECONDS = 3.0
@@ -75,21 +75,21 @@ def is_traceparent(value: object) -> bool:
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     """Checks the broker's log and the readings of a few seconds."""
     try:
-        readings = listen(runtime, settings)
+        heard = listen(runtime, settings)
     except StackError as error:
         fix = "`make logs PART=mosquitto`; is MQTT_OPERATOR_* the same as at `make up`?"
         if not settings.own_broker:
-            fix = f"the user in MQTT_OPERATOR_* must be one of your broker's, and may read {READINGS}."
+            fix = f"the user in MQTT_OPERATOR_* must be one of your broker's, and may read {readings(settings)}."
         yield from log(runtime, settings, in_payload=False)
         yield Result("user properties", f"{error}.", fix)
         return
-    yield from log(runtime, settings, in_payload=any(reading.context == "payload" for reading in readings))
-    if not readings:
+    yield from log(runtime, settings, in_payload=any(reading.context == "payload" for reading in heard))
+    if not heard:
         yield silence(settings)
         return
-    yield from user_properties(readings)
-    yield qos(readings)
-    yield timestamps(readings)
+    yield from user_properties(heard)
+    yield qos(heard)
+    yield timestamps(heard)
 
 
 def log(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Iterator[Result]:
@@ -121,6 +121,11 @@ def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
     return client
 
 
+def readings(settings: Settings) -> str:
+    """The filter of the topics with readings."""
+    return PARTITIONED_READINGS if settings.partitions else "sensors/+/reading"
+
+
 def listen_seconds(settings: Settings) -> float:
     """The seconds in which each sensor should send a reading, within limits."""
     return min(LONGEST_LISTEN_SECONDS, max(SHORTEST_LISTEN_SECONDS, settings.interval_seconds * 1.2))
@@ -142,9 +147,9 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
         # QoS 2 delivers each with the QoS of its publisher; retained messages are not current, so they are left out.
         if client.protocol == mqtt.MQTTv5:
             now = SubscribeOptions(qos=2, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-            client.subscribe(READINGS, options=now)
+            client.subscribe(readings(settings), options=now)
         else:
-            client.subscribe(READINGS, qos=2)
+            client.subscribe(readings(settings), qos=2)
         connected.set()
 
     def on_message(client: mqtt.Client, userdata: None, message: mqtt.MQTTMessage) -> None:
