@@ -143,7 +143,7 @@ def test_variables_and_defaults_are_those_of_the_settings(monkeypatch: pytest.Mo
     of_scout = {name.lower() for name in SCOUT_VARIABLES}
     of_local_runtime = {"runtime", "run_dir", *map(str.lower, INTERNAL_PORTS)}
     # Passed on if they are set.
-    without_default = {"applicationinsights_connection_string", "tail_sampling_percentage"}
+    without_default = {"applicationinsights_connection_string", "tail_sampling_percentage", "partitions"}
     assert set(values) - of_scout == set(Settings.model_fields) - of_scout - of_local_runtime - without_default
     # In containers the broker is another host.
     given = {name: value for name, value in values.items() if name not in of_scout | {"mqtt_host"}}

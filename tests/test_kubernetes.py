@@ -22,6 +22,7 @@ from test_documents import CLUSTER, NOT_RUN, listed, sh_blocks, shell
 
 from harness import Stack, eventually, is_whole, reading
 from ledger import PROCESSED, RECEIVING, Publisher
+from service.partitions import MOST_PARTITIONS
 from stack.kubernetes import KubernetesRuntime
 from stack.local import port_is_free
 from stack.parts import consumer_names
@@ -434,6 +435,28 @@ def test_each_pod_of_the_consumers_has_a_user_at_the_broker() -> None:
     assert variables["CONSUMERS"]["value"] == str(MOST_CONSUMERS)
     # The pod that ends sessions knows all of them.
     assert {"name": "CONSUMERS", "value": str(MOST_CONSUMERS)} in container(pods(base())[SESSIONS])["env"]
+
+
+def test_with_partitions_each_has_one_owner_and_a_user_at_the_broker(built: dict[str, list[Resource]]) -> None:
+    workload = workloads(built["partitions"])["consumer"]
+    variables = {variable["name"]: variable.get("value") for variable in container(workload["spec"]["template"])["env"]}
+    assert int(variables["CONSUMERS"]) == workload["spec"]["replicas"]
+    acl = (ROOT / "mosquitto" / "acl").read_text()
+    ids = {name for line in re.findall("^clients (.*)$", acl, re.M) for name in line.split()}
+    assert {variables["MQTT_CLIENT_ID"].replace("{partition}", str(number)) for number in range(MOST_PARTITIONS)} <= ids
+    (producer,) = (
+        one for one in container(pods(built["partitions"])["producer"])["env"] if one["name"] == "PARTITIONS"
+    )
+    assert producer["value"] == variables["PARTITIONS"]
+
+
+def test_a_variable_refers_only_to_one_above_it(resources: list[Resource]) -> None:
+    """Otherwise Kubernetes leaves the text as it is."""
+    for pod in pods(resources).values():
+        above: set[str] = set()
+        for variable in container(pod).get("env", []):
+            assert set(re.findall(r"\$\((\w+)\)", variable.get("value", ""))) <= above, variable
+            above.add(variable["name"])
 
 
 @pytest.mark.parametrize(("protocol", "port"), [("http/protobuf", 4318), ("grpc", 4317)])
