@@ -53,10 +53,14 @@ class Load:
         before = len(self.ledger.taken())
         eventually(lambda: len(self.ledger.taken()) >= before + count, 60)
 
-    def close(self) -> None:
-        """Stops, and waits until no reading is missing."""
+    def stop(self) -> None:
+        """Publishes no more."""
         self._stop.set()
         self._thread.join()
+
+    def close(self) -> None:
+        """Stops, and waits until no reading is missing."""
+        self.stop()
         self.ledger.settle(120)
         self._client.disconnect()
         self._client.loop_stop()
@@ -136,3 +140,24 @@ def test_each_device_stays_in_order_from_one_to_three_to_two_consumers(partition
     assert load.first_arrivals() == {device: list(range(count)) for device, count in load.counts.items()}
     assert load.ledger.twice() == 0
     assert not load.ledger.dead_lettered()
+
+
+def test_the_sessions_of_partitions_are_ended_without_a_loss(partitioned: NotingStack) -> None:
+    """Runs last, because it leaves the stack without a consumer."""
+    for part in ("consumer", "consumer-2"):
+        partitioned.stop_part(part)
+    load = Load(partitioned)
+    try:
+        eventually(lambda: len(load.ledger.sent) >= 300)
+    finally:
+        load.stop()
+    assert len(load.ledger.lost()) == len(load.ledger.sent)
+    described = json.loads((partitioned.settings.run_dir / "parts" / "consumer.json").read_text())
+    for holds in (True, False):
+        names = [f"consumer-p{number}=consumer-p{number}" for number in range(PARTITIONS)]
+        command = [*described["command"], "--leave", *names]
+        done = subprocess.run(command, env=described["environment"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("unsubscribing; processing") == holds * PARTITIONS
+    load.close()
+    assert load.first_arrivals() == {device: list(range(count)) for device, count in load.counts.items()}
