@@ -25,13 +25,18 @@ DOES = {
     "properties unchanged": "user_properties_arrive_as_they_were_sent",
     "`kill -9` with 200 queued": "a_consumer_that_is_killed_with_200_queued_loses_none",
     "a share of two, and `--leave`": "two_consumers_share_and_one_leaves",
+    "a partition changes hands": "a_partition_keeps_its_order_when_it_changes_hands",
     "a backlog of 1,000": "a_backlog_of_1000_goes_through_the_brokers_receive_maximum",
     "session lost": "a_session_that_the_broker_has_lost_is_said",
     "idle for 90 s": "who_has_nothing_to_do_is_healthy",
 }
 
 # What a cell says where a broker lacks something, and the service has said so.
-LACKS = {"share": "no share: the consumer says so", "leave": "a share; `--leave` says that it cannot"}
+LACKS = {
+    "share": "no share: the consumer says so",
+    "leave": "a share; `--leave` says that it cannot",
+    "order": "nothing is lost, but not in order",
+}
 
 
 def announced() -> None:

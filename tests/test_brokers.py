@@ -29,6 +29,7 @@ from brokers.launcher import BROKERS, LOGIN, PASSWORD, USER, Running, missing
 from harness import eventually, free_ports, is_whole, reading
 from ledger import PROCESSED, QUIET, NewStack, NotingStack, user_properties
 from mqtt_delivery import received_properties
+from service.partitions import reading_topic
 from stack.part import beats
 
 Record = Callable[[str, object], None]
@@ -276,6 +277,57 @@ def test_a_consumer_that_is_killed_with_200_queued_loses_none(broker: Running, s
     with consumer(services, broker, "killed") as again:
         all_taken(services, sent)
         assert again.stop() == 0
+
+
+def test_a_partition_keeps_its_order_when_it_changes_hands(
+    broker: Running, services: NotingStack, record_property: Record
+) -> None:
+    owner = {"PARTITIONS": "1", "MQTT_CLIENT_ID": "moved-p{partition}"}
+    devices = [f"moved-{number}" for number in range(5)]
+    sent: dict[str, str] = {}
+    stop = threading.Event()
+
+    def publish_until_told() -> None:
+        with client(broker.port) as (publisher, _):
+            number = 0
+            while not stop.wait(0.05):
+                infos: list[mqtt.MQTTMessageInfo] = []
+                for device in devices:
+                    each = reading(device_id=device, sequence=number)
+                    sent[str(each["message_id"])] = device
+                    infos.append(publisher.publish(reading_topic(device, 1), json.dumps(each), qos=1))
+                number += 1
+                for info in infos:
+                    info.wait_for_publish(30)
+
+    publishing = threading.Thread(target=publish_until_told)
+    with consumer(services, broker, "moved", **owner) as first:
+        eventually(first.healthy)
+        publishing.start()
+        try:
+            eventually(lambda: first.processed)
+            # Both want it, as during an update.
+            with consumer(services, broker, "moved", **owner) as second:
+                eventually(lambda: second.processed)
+                before = len(first.processed)
+                eventually(lambda: len(first.processed) > before + 10)
+                before = len(second.processed)
+                eventually(lambda: len(second.processed) > before + 10)
+            # Killed, and away for good.
+            before = len(first.processed)
+            eventually(lambda: len(first.processed) > before + 100)
+        finally:
+            stop.set()
+            publishing.join()
+        all_taken(services, set(sent))
+    if not broker.broker.hands_over:
+        record_property("lacks", "order")
+        return
+    arrivals: dict[str, list[int]] = {device: [] for device in devices}
+    for message_id, _, number, which in map(str.split, services.taken.read_text().splitlines()):
+        if message_id in sent and which == "first":
+            arrivals[sent[message_id]].append(int(number))
+    assert arrivals == {device: list(range(len(sent) // len(devices))) for device in devices}
 
 
 def test_two_consumers_share_and_one_leaves(broker: Running, services: NotingStack, record_property: Record) -> None:

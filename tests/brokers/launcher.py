@@ -99,6 +99,8 @@ class Broker(ABC):
     shares: ClassVar[bool] = True
     # True if it answers an UNSUBSCRIBE, as MQTT 5.0, 3.10.4 requires.
     leaves: ClassVar[bool] = True
+    # True if a client that takes over a session gets what was not acknowledged first, and in order (MQTT 5.0, 4.6).
+    hands_over: ClassVar[bool] = True
     # Settings that a consumer needs to work with it.
     consumer: ClassVar[Mapping[str, str]] = {}
 
@@ -213,6 +215,7 @@ class Mochi(Broker):
 
     name = "mochi"
     title = "mochi-mqtt"
+    hands_over = False
     quick = True
     toolchain = "go"
     # If so many messages wait for an acknowledgement, it delivers nothing more until the next connection.
@@ -307,6 +310,7 @@ class Artemis(JavaBroker):
 
     name = "artemis"
     title = "Apache Artemis, a cluster of two"
+    hands_over = False
     nodes = 2
     CONFIGURATION = ROOT / "kubernetes/components/artemis/nodes/broker.xml"
 
