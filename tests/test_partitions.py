@@ -142,16 +142,21 @@ def test_each_device_stays_in_order_from_one_to_three_to_two_consumers(partition
     assert not load.ledger.dead_lettered()
 
 
-def test_the_sessions_of_partitions_are_ended_without_a_loss(partitioned: NotingStack) -> None:
-    """Runs last, because it leaves the stack without a consumer."""
+def left_at_the_broker(stack: NotingStack) -> Load:
+    """Readings that wait in the sessions of partitions, because no consumer runs."""
     for part in ("consumer", "consumer-2"):
-        partitioned.stop_part(part)
-    load = Load(partitioned)
+        stack.stop_part(part)
+    load = Load(stack)
     try:
         eventually(lambda: len(load.ledger.sent) >= 300)
     finally:
         load.stop()
     assert len(load.ledger.lost()) == len(load.ledger.sent)
+    return load
+
+
+def test_leaving_ends_the_session_of_a_partition_without_a_loss(partitioned: NotingStack) -> None:
+    load = left_at_the_broker(partitioned)
     described = json.loads((partitioned.settings.run_dir / "parts" / "consumer.json").read_text())
     for holds in (True, False):
         names = [f"consumer-p{number}=consumer-p{number}" for number in range(PARTITIONS)]
@@ -161,3 +166,19 @@ def test_the_sessions_of_partitions_are_ended_without_a_loss(partitioned: Noting
         assert done.stderr.count("unsubscribing; processing") == holds * PARTITIONS
     load.close()
     assert load.first_arrivals() == {device: list(range(count)) for device, count in load.counts.items()}
+
+
+def test_another_number_of_partitions_loses_nothing(partitioned: NotingStack) -> None:
+    """Runs last, because it leaves the stack without partitions."""
+    with_consumers(partitioned, 2)
+    load = left_at_the_broker(partitioned)
+    values = {name: value for name, value in partitioned.values.items() if name != "PARTITIONS"}
+    without = NotingStack(partitioned.settings.run_dir, **values)
+    without.up()
+    load.close()
+    assert load.first_arrivals() == {device: list(range(count)) for device, count in load.counts.items()}
+    assert without.runtime.log_text("leave").count("unsubscribing; processing") == PARTITIONS
+    # Once is enough.
+    without.up()
+    assert without.runtime.log_text("leave").count("unsubscribing; processing") == PARTITIONS
+    assert without.run("verify").returncode == 0

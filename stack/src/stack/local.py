@@ -18,7 +18,7 @@ from stack.console import console
 from stack.environment import environment_of, settings_among, system_environment
 from stack.errors import StackError
 from stack.part import Part
-from stack.parts import consumer_login, local_parts
+from stack.parts import consumer_login, consumer_names, local_parts, partition_name
 from stack.runtime import Runtime
 from stack.settings import Settings
 from stack.supervisor import Supervisor
@@ -42,6 +42,7 @@ class LocalRuntime(Runtime):
         binaries = build.prepare(self._settings)
         parts = local_parts(self._settings, binaries)
         running = self.supervisor.processes().keys()
+        former = self.environment("consumer")
         self._claim_ports(bool(running))
         if self._settings.own_broker and self._settings.mqtt_tls:
             import certificates  # noqa: PLC0415 (what it is made with takes long to load)
@@ -62,22 +63,26 @@ class LocalRuntime(Runtime):
                     self._start(part.name)
                 self._wait_healthy(members, status)
         console.print(f"All {len(parts)} parts are healthy after {time.monotonic() - started:.1f} s.")
+        partitions = int(former.get("PARTITIONS") or 0)
+        if former and partitions != (self._settings.partitions or 0):
+            self._leave([*map(partition_name, range(partitions))] or consumer_names(int(former["CONSUMERS"])), former)
 
     @override
     def end_sessions(self, names: list[str]) -> None:
         gone = [name for name in names if self._description(name).exists()]
-        if not gone:
-            return
-        described = json.loads(self._description("consumer").read_text())
+        if gone:
+            self._leave(gone, self.environment("consumer"))
+        for name in gone:
+            self._description(name).unlink()
+
+    def _leave(self, gone: list[str], environment: dict[str, str]) -> None:
+        command = json.loads(self._description("consumer").read_text())["command"]
         log = self.supervisor.log("leave")
         with console.status(f"Processing what {', '.join(gone)} left ..."), log.open("a") as output:
             sessions = ["=".join(consumer_login(self._settings, name)) for name in gone]
-            command = [*described["command"], "--leave", *sessions]
-            done = subprocess.run(command, env=described["environment"], stderr=output, check=False)
+            done = subprocess.run([*command, "--leave", *sessions], env=environment, stderr=output, check=False)
         if done.returncode != 0:
             raise StackError(f"the session of {', '.join(gone)} could not be ended:\n{self._tail('leave')}")
-        for name in gone:
-            self._description(name).unlink()
 
     @override
     def down(self) -> None:

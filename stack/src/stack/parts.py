@@ -86,12 +86,14 @@ def consumer_names(count: int) -> list[str]:
     return ["consumer", *(f"consumer-{number}" for number in range(2, count + 1))]
 
 
-def consumer_login(settings: Settings, name: str) -> tuple[str, str]:
-    """A consumer's client id and user; at the stack's own broker each has its own user, from ``mosquitto/acl``.
+def partition_name(number: object = "{partition}") -> str:
+    """The name of a partition's session, whichever consumer owns it; the consumers fill in the number."""
+    return f"consumer-p{number}"
 
-    With partitions, they are those of its partitions' sessions, with ``{partition}`` for the number.
-    """
-    ending = "-p{partition}" if settings.partitions else name.removeprefix("consumer")
+
+def consumer_login(settings: Settings, name: str) -> tuple[str, str]:
+    """A consumer's client id and user; at the stack's own broker each has its own user, from ``mosquitto/acl``."""
+    ending = name.removeprefix("consumer")
     return settings.mqtt_consumer_client_id + ending, settings.mqtt_consumer_username + ending * settings.own_broker
 
 
@@ -106,7 +108,7 @@ def local_parts(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
         return program(name, module, wave, beats(beat), traced_as, environment=environment, **more)
 
     def consumer(ordinal: int, name: str) -> Part:
-        client_id, username = consumer_login(settings, name)
+        client_id, username = consumer_login(settings, partition_name() if settings.partitions else name)
         environment = {"MQTT_CLIENT_ID": client_id, "MQTT_CONSUMER_USERNAME": username}
         environment["CONSUMER_ORDINAL"] = str(ordinal)
         return client(name, "consumer", 4, traced_as="consumer", environment=environment)
