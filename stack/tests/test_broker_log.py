@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stack.doctor.broker import Heard, is_traceparent, lately_connected
+from stack.doctor.broker import Heard, lately_connected
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -71,4 +71,4 @@ def test_where_the_context_of_a_reading_is(
 
 @pytest.mark.parametrize("value", ["", "00-" + "0" * 32 + "-b7ad6b7169203331-01", TRACEPARENT.upper(), None, 7])
 def test_what_is_no_traceparent(value: object) -> None:
-    assert not is_traceparent(value)
+    assert Heard("sensors/a/reading", 1, [], {"traceparent": value}, 0.0).context == "absent"

@@ -12,9 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import paho.mqtt.client as mqtt
-from opentelemetry.context import Context
-from opentelemetry.trace import get_current_span
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.instrumentation.paho_mqtt.propagation import has_trace_context, missing_context_reason
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -38,8 +36,6 @@ CONNECTED = re.compile(r"(\S+): New client connected from \S+ as (.*) \(p(\d), c
 DROPPED = re.compile(r"\S+: Outgoing messages are being dropped for client (.*)\.$")
 ENDED = re.compile(r"\S+: Client (.*?)(?: \[\S+\])? (?:disconnected|closed its connection|has exceeded timeout)\b.*")
 
-_propagator = TraceContextTextMapPropagator()
-
 
 @dataclass(frozen=True)
 class Heard:
@@ -56,20 +52,11 @@ class Heard:
     @property
     def context(self) -> str:
         """The place of its trace context, ``properties`` or ``payload``; otherwise the reason why it has none."""
-        traceparents = {value for name, value in self.user_properties if name == "traceparent"}
-        if len(traceparents) > 1:
-            return "duplicate"
-        if traceparents:
-            return "properties" if is_traceparent(traceparents.pop()) else "invalid"
-        if is_traceparent(self.payload.get("traceparent")):
-            return "payload"
-        return "wrong_case" if any(name.lower() == "traceparent" for name, _ in self.user_properties) else "absent"
-
-
-def is_traceparent(value: object) -> bool:
-    """Tells whether a value is a valid traceparent of W3C Trace Context."""
-    carrier = {"traceparent": value} if isinstance(value, str) else {}
-    return get_current_span(_propagator.extract(carrier, Context())).get_span_context().is_valid
+        if has_trace_context(self.user_properties):
+            return "properties"
+        reason = missing_context_reason(self.user_properties)
+        in_payload = [(name, value) for name, value in self.payload.items() if isinstance(value, str)]
+        return "payload" if reason in ("absent", "wrong_case") and has_trace_context(in_payload) else reason
 
 
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:

@@ -11,12 +11,8 @@ from stack.settings import Settings
 TIMEOUT_SECONDS = 3.0
 WATCH_SECONDS = 3.0
 LOOK_SECONDS = 0.5
-# The name of each signal's items, in the counters and in messages.
-SIGNALS = {
-    "traces": ("spans", "spans"),
-    "metrics": ("metric_points", "metric points"),
-    "logs": ("log_records", "log records"),
-}
+# What each signal consists of, as the counters name it.
+SIGNALS = {"traces": "spans", "metrics": "metric_points", "logs": "log_records"}
 
 
 def examine(settings: Settings) -> Iterator[Result]:
@@ -34,12 +30,12 @@ def examine(settings: Settings) -> Iterator[Result]:
 
 def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
     """Finds out whether data waits and none is delivered."""
-    waiting = {}
-    for signal, (counter, words) in SIGNALS.items():
+    waiting: dict[str, int] = {}
+    for signal, items in SIGNALS.items():
         queued = [metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal) for metrics in looks]
-        sent = [metrics.total(f"exporter_sent_{counter}", exporter=EXPORTER) for metrics in looks]
+        sent = [metrics.total(f"exporter_sent_{items}", exporter=EXPORTER) for metrics in looks]
         if min(queued) > 0 and sent[0] == sent[-1]:
-            waiting[words] = queued[-1]
+            waiting[items] = queued[-1]
     if waiting:
         yield Result(
             "export",
@@ -50,45 +46,47 @@ def stuck(looks: list[CollectorMetrics]) -> Iterator[Result]:
 
 def full(metrics: CollectorMetrics) -> Iterator[Result]:
     """Finds out whether the queue will soon be full."""
-    for signal, (_, words) in SIGNALS.items():
+    for signal, items in SIGNALS.items():
         size = metrics.total("exporter_queue_size", exporter=EXPORTER, data_type=signal)
         capacity = metrics.total("exporter_queue_capacity", exporter=EXPORTER, data_type=signal)
         if size > capacity / 2:
             yield Result(
                 "export",
-                f"the queue holds {size} of at most {capacity} {words}; when it is full, new data is lost.",
+                f"the queue holds {size} of at most {capacity} {_words(items)}; when it is full, new data is lost.",
                 "fix what blocks the export, or raise queue_size in collector/config.yaml.",
             )
 
 
 def lost(metrics: CollectorMetrics) -> Iterator[Result]:
     """Finds out whether the Collector has dropped data."""
-    gone = {
-        words: metrics.total(f"exporter_send_failed_{counter}", exporter=EXPORTER)
-        + metrics.total(f"exporter_enqueue_failed_{counter}", exporter=EXPORTER)
-        for counter, words in SIGNALS.values()
-    }
-    if any(gone.values()):
+    if gone := _counted(metrics, "exporter_send_failed", "exporter_enqueue_failed", exporter=EXPORTER):
         yield Result(
             "export",
-            f"the Collector has dropped {_amounts(gone)} since it started.",
+            f"the Collector has dropped {gone} since it started.",
             "`make logs PART=collector` says why: Scout refused them, or the queue was full.",
         )
 
 
 def refused(metrics: CollectorMetrics) -> Iterator[Result]:
     """Finds out whether the Collector has refused data from the services."""
-    away = {
-        words: metrics.total(f"receiver_refused_{counter}") + metrics.total(f"receiver_failed_{counter}")
-        for counter, words in SIGNALS.values()
-    }
-    if any(away.values()):
+    if away := _counted(metrics, "receiver_refused", "receiver_failed"):
         yield Result(
             "export",
-            f"the Collector has refused {_amounts(away)} since it started; the services retry for some seconds.",
+            f"the Collector has refused {away} since it started; the services retry for some seconds.",
             "it runs out of memory: raise limit_mib in collector/config.yaml, or send less.",
         )
 
 
-def _amounts(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {words}" for words, count in counted.items() if count)
+def _counted(metrics: CollectorMetrics, *counters: str, **labels: str) -> str:
+    totals = {
+        items: sum(metrics.total(f"{counter}_{items}", **labels) for counter in counters) for items in SIGNALS.values()
+    }
+    return _amounts(totals)
+
+
+def _amounts(totals: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {_words(items)}" for items, count in totals.items() if count)
+
+
+def _words(items: str) -> str:
+    return items.replace("_", " ")
