@@ -5,7 +5,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,7 @@ class LocalRuntime(Runtime):
             certificates.prepare_devices(self._settings.tls_folder / "devices", self._settings.certified)
         if "prometheus" in self._settings.backends:
             write_prometheus_configuration(self._settings)
-        if running:
-            self._change(parts, running)
-        else:
-            self._start_supervisor(parts)
+        self._prepare(parts, running)
         started = time.monotonic()
         with console.status("Starting ...") as status:
             for wave in sorted({part.wave for part in parts}):
@@ -69,14 +66,14 @@ class LocalRuntime(Runtime):
 
     @override
     def end_sessions(self, names: list[str]) -> None:
-        gone = [name for name in names if self._description(name).exists()]
+        gone = [name for name in names if self.supervisor.description(name).exists()]
         if gone:
             self._leave(gone, self.environment("consumer"))
         for name in gone:
-            self._description(name).unlink()
+            self.supervisor.description(name).unlink()
 
     def _leave(self, gone: list[str], environment: dict[str, str]) -> None:
-        command = json.loads(self._description("consumer").read_text())["command"]
+        command = json.loads(self.supervisor.description("consumer").read_text())["command"]
         log = self.supervisor.log("leave")
         with console.status(f"Processing what {', '.join(gone)} left ..."), log.open("a") as output:
             sessions = ["=".join(consumer_login(self._settings, name)) for name in gone]
@@ -134,7 +131,7 @@ class LocalRuntime(Runtime):
 
     @override
     def run_once(self, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
-        described = json.loads(self._description("producer").read_text())
+        described = json.loads(self.supervisor.description("producer").read_text())
         return subprocess.run(
             [*described["command"], "--once"],
             env={**described["environment"], **self._once},
@@ -146,7 +143,7 @@ class LocalRuntime(Runtime):
 
     @override
     def environment(self, part: str) -> dict[str, str]:
-        description = self._description(part)
+        description = self.supervisor.description(part)
         return json.loads(description.read_text())["environment"] if description.exists() else {}
 
     @override
@@ -168,44 +165,31 @@ class LocalRuntime(Runtime):
         check_ports({name: port for name, port in ports.items() if port not in own})
         self._ports.write_text(json.dumps(ports))
 
-    def _start_supervisor(self, parts: list[Part]) -> None:
-        for folder in (self._run / "parts", self._run / "logs"):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        for stale in (*self._run.glob("*.healthy"), *(self._run / "logs").glob("*.log*")):
-            stale.unlink()
-        for part in parts:
-            self._describe(part)
-        self.supervisor.start(self._described(parts), system_environment())
-
-    def _described(self, parts: list[Part]) -> list[tuple[str, int, Path]]:
-        return [(part.name, part.wave, self._description(part.name)) for part in parts]
-
-    def _describe(self, part: Part) -> None:
-        """Writes a part's command and environment to a file that only this user can read."""
-        description = self._description(part.name)
-        description.touch(mode=0o600)
-        description.write_text(json.dumps({"command": part.command, "environment": environment_of(part)}))
-
-    def _change(self, parts: list[Part], running: Collection[str]) -> None:
-        """Prepares new parts, and stops those that are no longer needed or whose settings have changed."""
-        wanted = {part.name for part in parts}
-        for name in sorted(set(running) - wanted):
+    def _prepare(self, parts: list[Part], running: Set[str]) -> None:
+        """Describes new parts, stops those whose settings have changed, and removes those that are no longer needed."""
+        if not running:
+            for folder in ("parts", "logs"):
+                (self._run / folder).mkdir(mode=0o700, exist_ok=True)
+            for stale in (*self._run.glob("*.healthy"), *self._run.glob("logs/*.log*")):
+                stale.unlink()
+        waves = {part.name: part.wave for part in parts}
+        for name in sorted(running - waves.keys()):
             console.print(f"{name} stops: it is no longer needed.")
-            self.stop(name)
         for part in parts:
-            if part.name not in running:
-                console.print(f"{part.name} is new.")
-                self._describe(part)
-                continue
-            described = json.loads(self._description(part.name).read_text())
-            before = {"command": described["command"], **settings_among(described["environment"])}
-            now = {"command": part.command, **settings_among(environment_of(part))}
-            if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+            description = self.supervisor.description(part.name)
+            now: dict[str, Any] = {"command": part.command, "environment": environment_of(part)}
+            if part.name in running:
+                changed = _changed(json.loads(description.read_text()), now)
+                if not changed:
+                    continue
                 console.print(f"{part.name} starts again: {', '.join(changed)} changed{_program(changed, now)}.")
                 self.stop(part.name)
-                self._describe(part)
-        if wanted != set(running):
-            self.supervisor.change(self._described(parts))
+            elif running:
+                console.print(f"{part.name} is new.")
+            # Only this user may read it.
+            description.touch(mode=0o600)
+            description.write_text(json.dumps(now))
+        self.supervisor.prepare(waves, system_environment())
 
     def _start(self, part: str) -> None:
         if self.supervisor.is_stopped(part):
@@ -229,18 +213,21 @@ class LocalRuntime(Runtime):
                 raise StackError(f"{name} does not become healthy. The end of {log}:\n{self._tail(name)}")
             time.sleep(0.05)
 
-    def _description(self, part: str) -> Path:
-        return self._run / "parts" / f"{part}.json"
-
     def _tail(self, part: str) -> str:
         return "\n".join(self.log_text(part).splitlines()[-5:])
 
 
-def _program(changed: Collection[str], now: Mapping[str, Any]) -> str:
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The names of what differs between two descriptions of a part: variables, or its command."""
+    old, new = ({"command": part["command"], **settings_among(part["environment"])} for part in (before, now))
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+
+def _program(changed: Collection[str], now: dict[str, Any]) -> str:
     """The program that a part runs now, if it has changed: usually because this shell has another PATH."""
     if "command" in changed:
         return f", to {shlex.join(now['command'])}"
-    return f", to {now['OTELCOL']}" if "OTELCOL" in changed else ""
+    return f", to {now['environment']['OTELCOL']}" if "OTELCOL" in changed else ""
 
 
 def check_ports(ports: Mapping[str, int]) -> None:

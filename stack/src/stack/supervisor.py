@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,17 +75,35 @@ class Supervisor:
         """The path of a process's log."""
         return self._folder / "logs" / f"{name}.log"
 
-    def start(self, described: Iterable[tuple[str, int, Path]], environment: Mapping[str, str]) -> None:
-        """Prepares processes, without starting any.
+    def description(self, name: str) -> Path:
+        """The path of the file that says what a process runs, as ``launch`` takes it."""
+        return self._folder / "parts" / f"{name}.json"
+
+    def prepare(self, waves: Mapping[str, int], environment: Mapping[str, str]) -> None:
+        """Prepares these processes without starting any, and stops all others.
 
         Args:
-            described: Name, wave and description file of each, as ``launch`` takes it. The last wave is stopped first.
-            environment: The environment of the supervisor itself.
+            waves: The wave of each process, by its name; the last wave is stopped first. Each has its description.
+            environment: The environment of the supervisor itself, which starts if it does not run.
 
         Raises:
             StackError: If it does not start.
         """
-        self._configure(described)
+        text = CONFIGURATION.format(
+            socket=_escaped(self.socket),
+            folder=_escaped(self._folder),
+            user="user=root" if os.getuid() == 0 else "",
+        )
+        for name, wave in waves.items():
+            command = shlex.join((sys.executable, launch.__file__, str(self.description(name))))
+            text += PROGRAM.format(name=name, command=_escaped(command), wave=wave, log=_escaped(self.log(name)))
+        self._configuration.write_text(text)
+        if self._answering_pid():
+            self._reload()
+        else:
+            self._start(environment)
+
+    def _start(self, environment: Mapping[str, str]) -> None:
         subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)],
             cwd=self._folder,
@@ -99,13 +117,7 @@ class Supervisor:
                 raise StackError(f"supervisor does not answer; see {self._folder / 'supervisord.log'}")
             time.sleep(0.02)
 
-    def change(self, described: Iterable[tuple[str, int, Path]]) -> None:
-        """Prepares these processes instead; those that stay the same keep running.
-
-        Args:
-            described: As for ``start``. Stop running processes that are not among them before.
-        """
-        self._configure(described)
+    def _reload(self) -> None:
         with self.connected() as supervisor:
             ((added, changed, removed),) = supervisor.reloadConfig()
             for name in (*removed, *changed):
@@ -113,17 +125,6 @@ class Supervisor:
                 supervisor.removeProcessGroup(name)
             for name in (*added, *changed):
                 supervisor.addProcessGroup(name)
-
-    def _configure(self, described: Iterable[tuple[str, int, Path]]) -> None:
-        text = CONFIGURATION.format(
-            socket=_escaped(self.socket),
-            folder=_escaped(self._folder),
-            user="user=root" if os.getuid() == 0 else "",
-        )
-        for name, wave, description in described:
-            command = shlex.join((sys.executable, launch.__file__, str(description)))
-            text += PROGRAM.format(name=name, command=_escaped(command), wave=wave, log=_escaped(self.log(name)))
-        self._configuration.write_text(text)
 
     def pid(self) -> int | None:
         """The supervisor's process id, even if its socket is gone; None if it does not run."""
