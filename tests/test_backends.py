@@ -163,7 +163,7 @@ def test_a_client_that_speaks_zipkin_is_heard(backends: Stack) -> None:
         "legacy-service",
         "hall",
     )
-    (kept,) = eventually(lambda: Zipkin(backends.settings).trace(trace_id))
+    (kept,) = eventually(lambda: Zipkin(backends.settings.zipkin_port).trace(trace_id))
     assert kept.service == "legacy-service"
 
 
@@ -178,7 +178,7 @@ def test_a_backend_that_is_away_disturbs_nobody_else(backends: Stack) -> None:
         assert "is it in BACKENDS?" in done.stderr
     # When Zipkin is back, it has what was sent meanwhile: Zipkin had lost everything, but the Collector had queued it.
     waiting = backends.viewer.trace_ids(since, time.time_ns())
-    assert eventually(lambda: any(roots(Zipkin(backends.settings).trace(trace_id)) for trace_id in waiting))
+    assert eventually(lambda: any(roots(Zipkin(backends.settings.zipkin_port).trace(trace_id)) for trace_id in waiting))
 
 
 @pytest.mark.parametrize("backend", ["jaeger", "grafana"])

@@ -91,16 +91,16 @@ INTEGERS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Break:
-    """The first deviation from the contract."""
+@dataclass(eq=False)
+class BrokenHopError(Exception):
+    """The first deviation from the contract: the hop at which a reading got stuck."""
 
     hop: str
     problem: str
     hint: str
 
 
-def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
+def first_break(spans: list[Span], topic: str, message_id: str) -> BrokenHopError | None:
     """Compares a trace with the contract.
 
     Args:
@@ -113,19 +113,21 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
     """
     spans = without_new_services(spans)
     candidates = roots(spans)
-    failed: Break | None = None
+    failed: BrokenHopError | None = None
     for hop in hops(topic, message_id):
         span = next((span for span in candidates if (span.name, span.kind) == (hop.name, hop.kind)), None)
         if span is None:
-            if attempts := _failed_attempts(spans):
+            # Failed requests below a process span that is still open, and so not in the backend yet.
+            attempts = [span for span in roots(spans) if span.kind == "Client" and span.status == "Error"]
+            if attempts:
                 http = hops(topic, message_id)[2]
                 problem = f"the consumer is still trying, {attempts[-1].name} failed {len(attempts)} times so far: "
-                return Break(http.title, problem + (attempts[-1].status_message or "no answer"), http.hint)
+                return BrokenHopError(http.title, problem + (attempts[-1].status_message or "no answer"), http.hint)
             there = ", ".join(f"{span.name} ({span.kind})" for span in candidates) or "nothing"
-            return Break(hop.title, f"expected the span {hop.name} ({hop.kind}) here, found {there}", hop.hint)
+            return BrokenHopError(hop.title, f"expected the span {hop.name} ({hop.kind}) here, found {there}", hop.hint)
         error = f"its status is an error: {span.status_message or span.attributes.get('error.type')}"
         if problems := _problems(span, hop) + ([error] if span.status == "Error" else []):
-            found = Break(hop.title, f"the span {hop.name} is there, but {'; '.join(problems)}", hop.hint)
+            found = BrokenHopError(hop.title, f"the span {hop.name} is there, but {'; '.join(problems)}", hop.hint)
             if problems != [error]:
                 return found
             # An error spreads upwards, so the lowest span with an error names the hop.
@@ -136,7 +138,9 @@ def first_break(spans: list[Span], topic: str, message_id: str) -> Break | None:
     expected = len(hops(topic, message_id))
     if len(spans) != expected:
         extra = ", ".join(sorted(span.name for span in spans))
-        return Break("the whole trace", f"expected {expected} spans and no more, found {len(spans)}: {extra}", "")
+        return BrokenHopError(
+            "the whole trace", f"expected {expected} spans and no more, found {len(spans)}: {extra}", ""
+        )
     return None
 
 
@@ -147,11 +151,6 @@ def without_new_services(spans: list[Span]) -> list[Span]:
     for span in added:
         added.extend(child for child in children(spans, span) if child not in added)
     return [span for span in spans if span not in added]
-
-
-def _failed_attempts(spans: list[Span]) -> list[Span]:
-    """Failed requests below a process span that is still open, and so not in the backend yet."""
-    return [span for span in roots(spans) if span.kind == "Client" and span.status == "Error"]
 
 
 def is_whole_batch(spans: list[Span], publish: Span) -> bool:

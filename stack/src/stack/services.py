@@ -24,17 +24,12 @@ class Service:
     @property
     def module(self) -> str:
         """The Python package of the service."""
-        return module_of(self.name)
+        return self.name.replace("-", "_")
 
     @property
     def user(self) -> tuple[str, str]:
         """The variables with the name and the password of its user at the broker."""
         return f"MQTT_{self.module.upper()}_USERNAME", f"MQTT_{self.module.upper()}_PASSWORD"
-
-
-def module_of(name: str) -> str:
-    """The Python package of a service."""
-    return name.replace("-", "_")
 
 
 @cache

@@ -11,7 +11,7 @@ from rich.text import Text
 from stack.console import console
 from stack.errors import StackError
 from stack.settings import Settings
-from stack.trace import LogRecord, Span
+from stack.trace import LogRecord
 from stack.tree import LONGEST_MESSAGE, printable, tree
 from stack.viewer import Viewer
 
@@ -147,16 +147,13 @@ def print_trace(viewer: Viewer, trace_id: str) -> None:
         return
     started = min(span.start for span in spans)
     drawn = tree(spans)
-    drawn.label = Text.assemble(str(drawn.label), (f"  {_summary(spans, started)}", "dim"))
+    took = max(span.end for span in spans) - started
+    summary = f"  {datetime.fromtimestamp(started / 1e9):%H:%M:%S}, {took / 1e6:.1f} ms"
+    drawn.label = Text.assemble(str(drawn.label), (summary, "dim"))
     console.print(drawn, soft_wrap=False)
     if records := viewer.logs(trace_id, started, time.time_ns()):
         console.print(Padding(_log_table(records, started), (0, 0, 0, 2)), soft_wrap=False)
     console.print()
-
-
-def _summary(spans: list[Span], started: int) -> str:
-    took = max(span.end for span in spans) - started
-    return f"{datetime.fromtimestamp(started / 1e9):%H:%M:%S}, {took / 1e6:.1f} ms"
 
 
 def _log_table(records: list[LogRecord], started: int) -> Table:

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from stack.part import local_url
 
 Value = str | int | float | bool
 
@@ -23,7 +25,7 @@ class Span:
     resource: Mapping[str, Value]
     status: str = "Unset"
     status_message: str = ""
-    links: tuple[tuple[str, str], ...] = field(default=())
+    links: tuple[tuple[str, str], ...] = ()
 
     @property
     def milliseconds(self) -> float:
@@ -60,6 +62,9 @@ class TraceBackend(ABC):
     Raises:
         StackError: From each method that queries, if the backend does not answer.
     """
+
+    def __init__(self, port: int) -> None:
+        self._url = local_url(port)
 
     @abstractmethod
     def trace(self, trace_id: str) -> list[Span]:

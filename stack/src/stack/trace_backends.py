@@ -7,16 +7,11 @@ from typing_extensions import override
 
 from stack.ask import ask_json
 from stack.contract import INTEGERS
-from stack.part import local_url
-from stack.settings import Settings
 from stack.trace import Span, TraceBackend, Value
 
 
 class Zipkin(TraceBackend):
     """Queries Zipkin by its API version 2."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._url = local_url(settings.zipkin_port)
 
     @override
     def trace(self, trace_id: str) -> list[Span]:
@@ -29,9 +24,6 @@ class Zipkin(TraceBackend):
 
 class Jaeger(TraceBackend):
     """Queries Jaeger by the API of its own UI."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._url = local_url(settings.jaeger_port)
 
     @override
     def trace(self, trace_id: str) -> list[Span]:

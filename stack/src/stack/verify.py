@@ -12,10 +12,10 @@ from rich.text import Text
 from service.partitions import reading_topic
 from stack.collector_metrics import SCOUT_EXPORTER, CollectorMetrics, collector_metrics
 from stack.console import console, errors
-from stack.contract import Break, first_break, is_whole_batch, without_new_services
+from stack.contract import BrokenHopError, first_break, is_whole_batch, without_new_services
 from stack.errors import StackError
 from stack.parts import scout_values
-from stack.prometheus import Prometheus
+from stack.prometheus import prometheus_value
 from stack.runtime import Runtime
 from stack.runtimes import alone
 from stack.settings import Backend, Settings
@@ -54,8 +54,8 @@ def verify(runtime: Runtime, settings: Settings, backend: Backend | None = None)
     try:
         look(runtime, settings, backend)
     except BrokenHopError as broken:
-        errors.print(Text.assemble((f"broken at {broken.found.hop}:", "red"), f" {broken.found.problem}"))
-        errors.print(Text("\n".join(filter(None, (broken.found.hint, *stopped(runtime))))))
+        errors.print(Text.assemble((f"broken at {broken.hop}:", "red"), f" {broken.problem}"))
+        errors.print(Text("\n".join(filter(None, (broken.hint, *stopped(runtime))))))
         return 1
     except StackError as error:
         raise StackError("\n".join((str(error), *stopped(runtime)))) from None
@@ -80,13 +80,13 @@ def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
     metrics = collector_metrics(settings)
     match backend:
         case "zipkin":
-            in_trace_backend(Zipkin(settings), runtime, settings)
+            in_trace_backend(Zipkin(settings.zipkin_port), runtime, settings)
         case "jaeger":
-            in_trace_backend(Jaeger(settings), runtime, settings)
+            in_trace_backend(Jaeger(settings.jaeger_port), runtime, settings)
         case "prometheus":
-            in_prometheus(runtime, settings, Prometheus(settings.prometheus_port))
+            in_prometheus(runtime, settings, backend, settings.prometheus_port)
         case "grafana":
-            in_prometheus(runtime, settings, Prometheus(settings.grafana_port, through_grafana=True))
+            in_prometheus(runtime, settings, backend, settings.grafana_port)
         case "azuremonitor":
             by_counters(runtime, settings, metrics, "azure_monitor", "Azure Monitor")
         case None if not settings.local_scout:
@@ -95,14 +95,6 @@ def look(runtime: Runtime, settings: Settings, backend: Backend | None) -> None:
             in_trace_backend(Viewer(settings.viewer_port), runtime, settings)
         case _:
             assert_never(backend)
-
-
-class BrokenHopError(Exception):
-    """The hop at which the reading got stuck."""
-
-    def __init__(self, found: Break) -> None:
-        super().__init__(found.problem)
-        self.found = found
 
 
 def publish(runtime: Runtime, settings: Settings) -> Reading:
@@ -121,10 +113,10 @@ def publish(runtime: Runtime, settings: Settings) -> Reading:
             published = time.time_ns()
             done = runtime.run_once(PUBLISH_SECONDS)
     except subprocess.TimeoutExpired:
-        raise BrokenHopError(Break("producer → Mosquitto", "the producer did not end in time", hint)) from None
+        raise BrokenHopError("producer → Mosquitto", "the producer did not end in time", hint) from None
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()[-3:]
-        raise BrokenHopError(Break("producer → Mosquitto", "; ".join(said) or "the producer failed", hint))
+        raise BrokenHopError("producer → Mosquitto", "; ".join(said) or "the producer failed", hint)
     line = json.loads(done.stdout.splitlines()[-1])
     return Reading(line["trace_id"], line["message_id"], published)
 
@@ -161,7 +153,7 @@ def in_trace_backend(backend: TraceBackend, runtime: Runtime, settings: Settings
                 if spans
                 else explain_no_export(runtime.log_text("collector"), settings)
             )
-        raise BrokenHopError(explain_waiting(runtime, found))
+        raise explain_waiting(runtime, found)
     else:
         console.print(f"One reading, one trace: {backend.page(reading.trace_id)}")
 
@@ -178,21 +170,21 @@ def batch_of(backend: TraceBackend, spans: list[Span], reading: Reading) -> list
     return []
 
 
-def in_prometheus(runtime: Runtime, settings: Settings, prometheus: Prometheus) -> None:
-    """Waits until a reading has been counted.
+def in_prometheus(runtime: Runtime, settings: Settings, who: str, port: int) -> None:
+    """Waits until a reading has been counted in Prometheus, asked itself or through Grafana.
 
     Raises:
         BrokenHopError: If it has not been counted in time.
     """
     counted = "sum(message_count_total)"
-    before = prometheus.value(counted)
+    before = prometheus_value(who, port, counted)
     publish(runtime, settings)
     # The services export metrics every few seconds, and Prometheus scrapes them every few seconds.
     deadline = time.monotonic() + METRIC_SECONDS
-    while (now := prometheus.value(counted)) <= before:
+    while (now := prometheus_value(who, port, counted)) <= before:
         if time.monotonic() > deadline:
             hint = "Is COLLECTOR_PROMETHEUS_PORT what Prometheus fetches from (its page /targets tells)?"
-            raise BrokenHopError(Break("Collector → Prometheus", f"{counted} stays at {before:g}", hint))
+            raise BrokenHopError("Collector → Prometheus", f"{counted} stays at {before:g}", hint)
         time.sleep(0.5)
     console.print(f"Prometheus has counted the reading: {counted} rose from {before:g} to {now:g}.")
 
@@ -208,13 +200,13 @@ def by_counters(runtime: Runtime, settings: Settings, metrics: CollectorMetrics,
     deadline = time.monotonic() + TRACE_SECONDS
     while (delivered := collector_metrics(settings).total("exporter_sent_spans", exporter=exporter) - before) < 4:
         if time.monotonic() > deadline:
-            raise BrokenHopError(explain_no_export(runtime.log_text("collector"), settings))
+            raise explain_no_export(runtime.log_text("collector"), settings)
         time.sleep(0.1)
     console.print(f"The Collector has delivered {delivered} spans to {place}.")
     console.print(f"Look up this trace in {place}: {reading.trace_id}")
 
 
-def explain_no_export(log: str, settings: Settings) -> Break:
+def explain_no_export(log: str, settings: Settings) -> BrokenHopError:
     """Explains from the Collector's log why it has delivered nothing."""
     hint = (
         "Nothing reaches Scout: verify the four SCOUT_* values and that the token endpoint is reachable; "
@@ -223,18 +215,18 @@ def explain_no_export(log: str, settings: Settings) -> Break:
     words = log.replace('\\"', "'")
     refusals: list[str] = re.findall(r'"error": "([^"]*(?:oauth2|\b401\b|Unauthorized)[^"]*)', words)
     if refusals:
-        return Break("Collector → Scout", f"authentication failed: {refusals[-1]}", hint)
+        return BrokenHopError("Collector → Scout", f"authentication failed: {refusals[-1]}", hint)
     token_url = scout_values(settings)["SCOUT_TOKEN_URL"]
-    return Break("Collector → Scout", f"no span of the reading arrived (token endpoint: {token_url})", hint)
+    return BrokenHopError("Collector → Scout", f"no span of the reading arrived (token endpoint: {token_url})", hint)
 
 
-def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
+def explain_lost_context(viewer: Viewer, reading: Reading) -> BrokenHopError | None:
     """Finds out whether the reading was processed in a separate trace."""
     elsewhere = viewer.trace_ids(reading.published, time.time_ns(), ("messaging.message.id", reading.message_id))
     for trace_id in elsewhere:
         for span in viewer.trace(trace_id) if trace_id != reading.trace_id else []:
             if span.attributes.get("mqtt.missing_context"):
-                return Break(
+                return BrokenHopError(
                     "Mosquitto → consumer",
                     f"the process span is the root of another trace, {trace_id}, with mqtt.missing_context=true",
                     "Producer and consumer trace ids do not match: confirm that both clients connect with "
@@ -243,7 +235,7 @@ def explain_lost_context(viewer: Viewer, reading: Reading) -> Break | None:
     return None
 
 
-def explain_waiting(runtime: Runtime, found: Break) -> Break:
+def explain_waiting(runtime: Runtime, found: BrokenHopError) -> BrokenHopError:
     """Names echo, if the consumer keeps the reading only because echo does not run."""
     echo = {name: state for name, state, _ in runtime.states()}.get("echo", "stopped")
     # The first hop until the failed requests are in the backend, the second after that.
@@ -251,4 +243,6 @@ def explain_waiting(runtime: Runtime, found: Break) -> Break:
     if not waiting or echo == "healthy":
         return found
     hint = "make logs PART=consumer shows its attempts."
-    return Break("consumer → HTTP", f"echo is {echo}; the consumer keeps the reading until echo is healthy", hint)
+    return BrokenHopError(
+        "consumer → HTTP", f"echo is {echo}; the consumer keeps the reading until echo is healthy", hint
+    )

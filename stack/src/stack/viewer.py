@@ -6,7 +6,6 @@ from typing_extensions import override
 
 from stack.ask import ask_json
 from stack.errors import StackError
-from stack.part import local_url
 from stack.trace import LogRecord, Span, TraceBackend, Value
 
 _CONVERT = {"int64": int, "float64": float, "bool": lambda text: text == "true"}
@@ -14,9 +13,6 @@ _CONVERT = {"int64": int, "float64": float, "bool": lambda text: text == "true"}
 
 class Viewer(TraceBackend):
     """Queries a running viewer."""
-
-    def __init__(self, port: int) -> None:
-        self._url = local_url(port)
 
     @override
     def trace(self, trace_id: str) -> list[Span]:
@@ -34,17 +30,15 @@ class Viewer(TraceBackend):
         if attribute is None:
             return list(self.span_counts(start, end))
         name, value = attribute
-        where = {"name": name, "searchScope": "attribute", "attributeScope": "span", "type": "string"}
-        return _ids(self._search("searchTraces", start, end, where, value))
+        return self._ids(start, end, _attribute("span", name), value)
 
     @override
     def linking_trace_ids(self, trace_id: str, start: int, end: int) -> list[str]:
-        return _ids(self._search("searchTraces", start, end, _field("link.traceID"), trace_id))
+        return self._ids(start, end, _field("link.traceID"), trace_id)
 
     def trace_ids_of(self, service: str, start: int, end: int) -> list[str]:
         """Ids of the traces that have a span of a service; times and order as for ``trace_ids``."""
-        where = {"name": "service.name", "searchScope": "attribute", "attributeScope": "resource", "type": "string"}
-        return _ids(self._search("searchTraces", start, end, where, service))
+        return self._ids(start, end, _attribute("resource", "service.name"), service)
 
     def span_counts(self, start: int, end: int) -> dict[str, int]:
         """The number of spans of each trace that started between two times; times and order as for ``trace_ids``."""
@@ -62,6 +56,9 @@ class Viewer(TraceBackend):
     @override
     def page(self, trace_id: str) -> str:
         return f"{self._url}/traces/{trace_id}"
+
+    def _ids(self, start: int, end: int, where: dict[str, str], value: str) -> list[str]:
+        return [summary["traceID"] for summary in self._search("searchTraces", start, end, where, value)]
 
     def _search(
         self, method: str, start: int, end: int, where: dict[str, str] | None = None, value: str = ""
@@ -92,8 +89,8 @@ def _field(name: str) -> dict[str, str]:
     return {"name": name, "searchScope": "field", "type": "string"}
 
 
-def _ids(summaries: list[dict[str, Any]]) -> list[str]:
-    return [summary["traceID"] for summary in summaries]
+def _attribute(scope: str, name: str) -> dict[str, str]:
+    return {"name": name, "searchScope": "attribute", "attributeScope": scope, "type": "string"}
 
 
 def _values(attributes: list[dict[str, str]]) -> dict[str, Value]:
