@@ -96,7 +96,7 @@ dist: $(VENV)/ready ## Build the wheels that services elsewhere need
 	@ls dist/*.whl
 
 sbom: $(VENV)/dev ## List what images and programs hold (CycloneDX)
-	@$(STACK) prepare --for-tests
+	@$(BIN)/python tests/prepare.py
 	@$(BIN)/python requirements/sbom dist/sbom
 
 # Two for a core: half of a test is waiting. What measures comes last, by itself. With PYTEST_ARGS either may be empty.
@@ -106,25 +106,25 @@ OR_NONE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 COVERAGE := $(if $(PYTEST_ARGS),,--cov)
 
 test: $(VENV)/dev ## Run the tests, with all they need (PYTEST_ARGS=...)
-	@$(STACK) prepare --for-tests
+	@$(BIN)/python tests/prepare.py
 	@$(BESIDE) -m "not alone and not long and not interop and not brokers and not kubernetes" $(COVERAGE:--cov=--cov --cov-report= --cov-fail-under=0) $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "alone and not long" $(COVERAGE:--cov=--cov --cov-append) $(PYTEST_ARGS) $(OR_NONE)
 
 test-quick: $(VENV)/dev ## Run the tests that need no stack, in about a minute
-	@$(STACK) prepare --for-tests
+	@$(BIN)/python tests/prepare.py
 	@$(BESIDE) -m "not stack and not alone and not long and not interop and not brokers and not kubernetes" $(PYTEST_ARGS)
 
 test-long: $(VENV)/dev ## Run the long tests: real-life outages, and a soak
-	@$(STACK) prepare --for-tests
+	@$(BIN)/python tests/prepare.py
 	@$(BESIDE) -m "long and not alone" $(PYTEST_ARGS) $(OR_NONE)
 	@$(ALONE) -m "long and alone" $(PYTEST_ARGS) $(OR_NONE)
 
 test-interop: $(VENV)/dev ## Trace through clients in JavaScript, Java, Go, Rust
-	@$(STACK) prepare --for-tests
+	@$(BIN)/python tests/prepare.py
 	@$(ALONE) tests/test_interop.py $(PYTEST_ARGS)
 
 test-brokers: $(VENV)/dev ## Run our services with HiveMQ, RabbitMQ and others
-	@$(STACK) prepare --for-tests
+	@$(BIN)/python tests/prepare.py
 	@$(ALONE) tests/test_brokers.py tests/test_broker_cluster.py -o junit_family=xunit1 --junitxml=dist/brokers.xml $(PYTEST_ARGS); code=$$?; \
 		PYTHONPATH=tests $(BIN)/python -m brokers.results dist/brokers.xml && exit $$code
 

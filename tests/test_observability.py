@@ -20,8 +20,10 @@ import requests
 import yaml
 
 from harness import Stack, eventually
+from prepare import grafana_types
 from producer.sensor import Sensor
 from stack import build
+from stack.errors import StackError
 from stack.part import local_url
 from stack.settings import ROOT
 from stack.trace import Span
@@ -107,7 +109,7 @@ def test_the_dashboards_are_of_the_type_that_grafana_publishes_and_broken_ones_a
     for number, (right, wrong) in enumerate(BREAKS):
         assert right in files["readings"]
         files[f"broken-{number}"] = files["readings"].replace(right, wrong)
-    (tmp_path / "node_modules").symlink_to(build.grafana_types())
+    (tmp_path / "node_modules").symlink_to(grafana_types())
     (tmp_path / "dashboard.ts").write_text((GRAFANA / "schema" / "dashboard.ts").read_text())
     for name, text in files.items():
         declared = f"import type {{Dashboard}} from './dashboard';\nexport const it: Dashboard = {text};\n"
@@ -124,6 +126,29 @@ def test_the_dashboards_are_of_the_type_that_grafana_publishes_and_broken_ones_a
     )
     refused = set(re.findall(r"^(\S+)\.ts\(.*error TS", done.stdout, re.M))
     assert refused == {f"broken-{number}" for number in range(len(BREAKS))}, done.stdout + done.stderr
+
+
+@pytest.fixture
+def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty PATH and an empty cache."""
+    monkeypatch.setattr(build, "SYSTEM_FOLDERS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_without_npm_the_tests_say_what_to_install(empty_machine: Path) -> None:
+    with pytest.raises(StackError, match=r"npm is not installed.*apt-get install npm"):
+        grafana_types()
+
+
+def test_types_that_npm_cannot_fetch_are_an_error_and_leave_nothing(empty_machine: Path) -> None:
+    npm = empty_machine / "npm"
+    npm.write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    npm.chmod(0o755)
+    with pytest.raises(StackError, match="npm could not fetch Grafana's types:\nno such package"):
+        grafana_types()
+    assert not list(empty_machine.rglob("node_modules"))
 
 
 def test_the_types_are_those_of_the_image() -> None:

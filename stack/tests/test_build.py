@@ -117,15 +117,3 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
         monkeypatch.setattr(console, "LINE_SECONDS", 3600.0)
         show("Compiling packages", 413, 1076)
     assert capsys.readouterr().out == "Fetching modules: 3\nCompiling packages: 412 of 1076\n"
-
-
-def test_without_npm_the_tests_say_what_to_install(empty_machine: Path) -> None:
-    with pytest.raises(StackError, match=r"npm is not installed.*apt-get install npm"):
-        build.grafana_types()
-
-
-def test_types_that_npm_cannot_fetch_are_an_error_and_leave_nothing(empty_machine: Path) -> None:
-    program(empty_machine, "npm").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
-    with pytest.raises(StackError, match="npm could not fetch Grafana's types:\nno such package"):
-        build.grafana_types()
-    assert not list(empty_machine.rglob("node_modules"))

@@ -121,10 +121,9 @@ def main() -> int | None:
     """Runs one command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "ps", "env", "watch", "doctor"):
+    for name in ("prepare", "up", "ps", "env", "watch", "doctor"):
         commands.add_parser(name)
     commands.add_parser("verify").add_argument("backend", nargs="?", choices=BACKENDS)
-    commands.add_parser("prepare").add_argument("--for-tests", action="store_true")
     commands.add_parser("down").add_argument("part", nargs="?")
     commands.add_parser("trace").add_argument("id", nargs="?")
     of_logs = commands.add_parser("logs")
@@ -167,7 +166,7 @@ def main() -> int | None:
             with reached_runtime(settings) as runtime:
                 return doctor(runtime, settings)
         case "prepare":
-            build.prepare(settings, arguments.for_tests)
+            build.prepare(settings)
     return None
 
 

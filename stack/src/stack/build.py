@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
@@ -13,14 +14,13 @@ from typing import Any
 from stack import programs
 from stack.console import console
 from stack.errors import StackError
-from stack.settings import ROOT, Settings
+from stack.settings import Settings
 
 # Debian installs the broker there; not every PATH has these folders.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
 ZIPKIN = "io.zipkin:zipkin-server:3.5.1:jar:exec"
 ZIPKIN_JAR = "zipkin-server-3.5.1-exec.jar"
 ZIPKIN_SHA256 = "7ac633a6832647e71e50012a5e3e91fbc7054414955261724526030faf271d8d"
-GRAFANA_SCHEMA = ROOT / "backends" / "observability" / "grafana" / "schema"
 
 
 def cache_folder() -> Path:
@@ -49,59 +49,27 @@ def collector_for(settings: Settings) -> str:
     return "otelcol" if wants_more else "otelcol-default"
 
 
-def prepare(settings: Settings, for_tests: bool = False) -> dict[str, Path]:
-    """Installs and builds missing programs, for these settings or for everything that the tests start.
+def prepare(settings: Settings) -> dict[str, Path]:
+    """Installs and builds the missing programs that these settings need.
 
     Raises:
         StackError: If that is not possible here; names what to install.
     """
-    if settings.own_broker or for_tests:
-        require_command("mosquitto", "mosquitto", "mosquitto-clients")
-        require_command("mosquitto_sub", "mosquitto-clients")
-    found = paths()
-    if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
-        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}, which is not a program that this user can run")
-    needed = {collector_for(settings)}
-    if settings.local_scout:
-        needed |= {"otelcol-default", programs.VIEWER}
-    if for_tests:
-        needed |= {*programs.MANIFESTS, programs.VIEWER}
-    _build({name: found[name] for name in sorted(needed) if not found[name].exists()})
+    if settings.own_broker:
+        require_broker()
+    build_missing({collector_for(settings), *(("otelcol-default", programs.VIEWER) if settings.local_scout else ())})
     if "prometheus" in settings.backends:
         require_command("prometheus", "prometheus")
     if "zipkin" in settings.backends:
         require_command("java", "default-jre-headless")
-        _fetch_zipkin(found["zipkin"])
-    if for_tests:
-        require_command("chromium", "chromium")
-        require_command("dot", "graphviz")
-        require_command("promtool", "prometheus")
-        grafana_types()
-    return found
+        _fetch_zipkin(paths()["zipkin"])
+    return paths()
 
 
-def grafana_types() -> Path:
-    """The folder ``node_modules`` with Grafana's types and a compiler, installed once from the lock file.
-
-    Raises:
-        StackError: If npm is missing or cannot install them.
-    """
-    manifests = [GRAFANA_SCHEMA / name for name in ("package.json", "package-lock.json")]
-    installed = cached("node_modules", *manifests)
-    if installed.exists():
-        return installed
-    require_command("npm", "npm")
-    installed.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        console.status("Fetching Grafana's types (once) ..."),
-        tempfile.TemporaryDirectory(dir=cache_folder()) as folder,
-    ):
-        for manifest in manifests:
-            shutil.copy(manifest, folder)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        _run(command, "npm could not fetch Grafana's types", cwd=folder)
-        Path(folder, "node_modules").rename(installed)
-    return installed
+def require_broker() -> None:
+    """Makes sure that Mosquitto is installed, with its clients."""
+    require_command("mosquitto", "mosquitto", "mosquitto-clients")
+    require_command("mosquitto_sub", "mosquitto-clients")
 
 
 def _fetch_zipkin(jar: Path) -> None:
@@ -111,7 +79,7 @@ def _fetch_zipkin(jar: Path) -> None:
     jar.parent.mkdir(parents=True, exist_ok=True)
     with console.status("Fetching Zipkin (once, 125 MB) ..."), tempfile.TemporaryDirectory(dir=jar.parent) as scratch:
         command = ["mvn", "--batch-mode", "--quiet", "dependency:copy", f"-Dartifact={ZIPKIN}"]
-        _run([*command, f"-DoutputDirectory={scratch}"], f"Maven could not fetch {ZIPKIN}", cwd=scratch)
+        run([*command, f"-DoutputDirectory={scratch}"], f"Maven could not fetch {ZIPKIN}", cwd=scratch)
         fetched = Path(scratch) / ZIPKIN_JAR
         if hashlib.sha256(fetched.read_bytes()).hexdigest() != ZIPKIN_SHA256:
             raise StackError(f"the file that Maven fetched for {ZIPKIN} has the wrong SHA-256")
@@ -120,7 +88,7 @@ def _fetch_zipkin(jar: Path) -> None:
 
 def require_command(command: str, *packages: str) -> None:
     """Makes sure that a system program is installed; installs Debian's packages if this user may."""
-    if _installed(command):
+    if shutil.which(command, path=search_path()):
         return
     apt = shutil.which("apt-get")
     if apt is None or os.getuid() != 0:
@@ -133,17 +101,18 @@ def require_command(command: str, *packages: str) -> None:
         # Try to install even if the index cannot be updated.
         subprocess.run([apt, "--quiet", "update"], env=environment, stdin=DEVNULL, capture_output=True, check=False)
         install = [apt, "--quiet", "install", "--yes", "--no-install-recommends", *packages]
-        _run(install, problem, env=environment)
+        run(install, problem, env=environment)
 
 
-def _run(command: list[str], problem: str, **how: Any) -> None:
+def run(command: list[str], problem: str, **how: Any) -> None:
+    """Runs a command that fetches something; its options are those of ``subprocess.run``.
+
+    Raises:
+        StackError: If it fails: the problem, and the end of its output.
+    """
     done = subprocess.run(command, stdin=DEVNULL, capture_output=True, text=True, check=False, **how)
     if done.returncode != 0:
         raise StackError(f"{problem}:\n{(done.stdout + done.stderr).strip()[-1000:]}")
-
-
-def _installed(command: str) -> bool:
-    return shutil.which(command, path=search_path()) is not None
 
 
 def search_path() -> str:
@@ -157,7 +126,16 @@ def cached(program: str, *manifests: Path) -> Path:
     return cache_folder() / digest / program
 
 
-def _build(missing: dict[str, Path]) -> None:
+def build_missing(names: Iterable[str]) -> None:
+    """Builds those of these programs that are missing; the names are those of ``paths``.
+
+    Raises:
+        StackError: If OTELCOL names no program, or if building is not possible here; names what to install.
+    """
+    found = paths()
+    if "OTELCOL" in os.environ and not os.access(found["otelcol"], os.X_OK):
+        raise StackError(f"OTELCOL is {os.environ['OTELCOL']}, which is not a program that this user can run")
+    missing = {name: found[name] for name in sorted(names) if not found[name].exists()}
     if not missing:
         return
     wanted = {"the Collector": missing.keys() & programs.MANIFESTS, "the viewer": missing.keys() & {programs.VIEWER}}
