@@ -7,10 +7,11 @@ The SDK ignores some wrong values, and ends the program for others. These are th
 from importlib.metadata import entry_points
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import Listed
+from stack.settings import listed, one_of
 
 SAMPLERS = ("always_on", "always_off", "traceidratio")
 
@@ -20,21 +21,8 @@ def _known(kind: str, *more: str) -> tuple[str, ...]:
     return tuple(sorted({*more, *(entry.name for entry in entry_points(group=f"opentelemetry_{kind}"))}))
 
 
-def _one_of(*names: str) -> AfterValidator:
-    def check(given: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        if unknown := {given} - {*names} if isinstance(given, str) else {*given} - {*names}:
-            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-        return given
-
-    return AfterValidator(check)
-
-
 def _lower(text: object) -> str:
     return str(text).strip().lower()
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"names from {', '.join(names)}, with commas between"
 
 
 _TRACES, _METRICS, _LOGS = (_known(f"{signal}_exporter", "none") for signal in ("traces", "metrics", "logs"))
@@ -49,13 +37,13 @@ class OtelSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
-    otel_traces_exporter: Annotated[Listed[str], _one_of(*_TRACES)] = Field(default=(), description=_listed(_TRACES))
-    otel_metrics_exporter: Annotated[Listed[str], _one_of(*_METRICS)] = Field(default=(), description=_listed(_METRICS))
-    otel_logs_exporter: Annotated[Listed[str], _one_of(*_LOGS)] = Field(default=(), description=_listed(_LOGS))
-    otel_propagators: Annotated[Listed[str], _one_of(*_PROPAGATORS)] = Field(
-        default=(), description=_listed(_PROPAGATORS)
+    otel_traces_exporter: Annotated[Listed[str], one_of(*_TRACES)] = Field(default=(), description=listed(_TRACES))
+    otel_metrics_exporter: Annotated[Listed[str], one_of(*_METRICS)] = Field(default=(), description=listed(_METRICS))
+    otel_logs_exporter: Annotated[Listed[str], one_of(*_LOGS)] = Field(default=(), description=listed(_LOGS))
+    otel_propagators: Annotated[Listed[str], one_of(*_PROPAGATORS)] = Field(
+        default=(), description=listed(_PROPAGATORS)
     )
-    otel_traces_sampler: Annotated[str, BeforeValidator(_lower), _one_of(*_SAMPLERS)] = Field(
+    otel_traces_sampler: Annotated[str, BeforeValidator(_lower), one_of(*_SAMPLERS)] = Field(
         default="parentbased_always_on", description=f"one of {', '.join(_SAMPLERS)}"
     )
     otel_traces_sampler_arg: float | None = Field(default=None, ge=0, le=1, description="a ratio, 0 to 1")

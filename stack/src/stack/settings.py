@@ -1,6 +1,7 @@
 """The stack's settings: the environment, then ``.env``, then the defaults that ``.env.example`` documents."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast, get_args
 
@@ -39,25 +40,30 @@ Password = Annotated[
 ]
 Backend = Literal["jaeger", "zipkin", "prometheus", "grafana", "azuremonitor"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-_BACKENDS = f"names from {', '.join(BACKENDS)}, with commas between"
-
-
 # The Collector's extra endpoints besides OTLP, and the setting with the port of each.
 EXTRAS = {"zipkin": "zipkin_receiver_port", "pprof": "collector_pprof_port", "zpages": "collector_zpages_port"}
 
 
-def _are_known(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [name for name in names if name not in BACKENDS]:
-        raise ValueError(f"unknown: {', '.join(unknown)}")
+def one_of(*names: str) -> AfterValidator:
+    """Makes a check that a value, or each of a list, is one of these names."""
+
+    def check(given: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not {*((given,) if isinstance(given, str) else given)} <= {*names}:
+            raise ValueError("unknown")
+        return given
+
+    return AfterValidator(check)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Describes a list of these names."""
+    return f"names from {', '.join(names)}, with commas between"
+
+
+def _with_what_they_need(names: tuple[str, ...]) -> tuple[str, ...]:
     # Grafana has no data of its own.
     wanted = {*names, "prometheus"} if "grafana" in names else set(names)
     return tuple(name for name in BACKENDS if name in wanted)
-
-
-def _are_extras(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [name for name in names if name not in EXTRAS]:
-        raise ValueError(f"unknown: {', '.join(unknown)}")
-    return names
 
 
 def text_of(value: object) -> str:
@@ -153,10 +159,10 @@ class Settings(BaseSettings):
     scout_token_url: HttpUrl | None = Field(default=None, description=_URL)
     scout_otlp_endpoint: HttpUrl | None = Field(default=None, description=_URL)
     scout_environment: str = "local"
-    backends: Annotated[Listed[str], AfterValidator(_are_known)] = Field(default=(), description=_BACKENDS)
-    collector_extras: Annotated[Listed[str], AfterValidator(_are_extras)] = Field(
-        default=(), description=f"names from {', '.join(EXTRAS)}, with commas between"
+    backends: Annotated[Listed[str], one_of(*BACKENDS), AfterValidator(_with_what_they_need)] = Field(
+        default=(), description=listed(BACKENDS)
     )
+    collector_extras: Annotated[Listed[str], one_of(*EXTRAS)] = Field(default=(), description=listed(EXTRAS))
     applicationinsights_connection_string: SecretStr | None = None
     tail_sampling_percentage: float | None = Field(
         default=None, ge=0, le=100, description="the percentage of ordinary traces to keep, 0 to 100"
