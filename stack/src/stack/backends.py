@@ -17,7 +17,7 @@ def check_local(settings: Settings) -> None:
         StackError: Names the backend, and how to get it.
     """
     # Azure Monitor runs nothing on this machine.
-    if missing := [name for name in settings.backends if name not in {*_PARTS, "azuremonitor"}]:
+    if missing := [name for name in settings.backends if name not in ("zipkin", "prometheus", "azuremonitor")]:
         raise StackError(
             f"BACKENDS has {', '.join(missing)}, which the local runtime cannot run; "
             "with Docker: make up RUNTIME=docker"
@@ -26,39 +26,32 @@ def check_local(settings: Settings) -> None:
 
 def local_backends(settings: Settings, binaries: Mapping[str, Path]) -> list[Part]:
     """The backends that run as processes of this machine."""
-    return [_PARTS[name](settings, binaries) for name in settings.backends if name in _PARTS]
-
-
-def _zipkin(settings: Settings, binaries: Mapping[str, Path]) -> Part:
-    return Part(
-        name="zipkin",
-        command=["java", "-Xmx256m", "-jar", str(binaries["zipkin"])],
-        environment={"QUERY_PORT": str(settings.zipkin_port)},
-        reads=frozenset({"JAVA_HOME", "JAVA_TOOL_OPTIONS"}),
-        healthy=answers(local_url(settings.zipkin_port, "/health")),
-        wave=2,
-        address=local_url(settings.zipkin_port),
-    )
-
-
-def _prometheus(settings: Settings, binaries: Mapping[str, Path]) -> Part:
     folder = settings.run_dir / "prometheus"
-    return Part(
-        name="prometheus",
-        command=[
-            str(binaries["prometheus"]),
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{settings.prometheus_port}",
-            "--enable-feature=exemplar-storage",
-        ],
-        healthy=answers(local_url(settings.prometheus_port, "/-/ready")),
-        wave=2,
-        address=local_url(settings.prometheus_port),
-    )
-
-
-_PARTS = {"zipkin": _zipkin, "prometheus": _prometheus}
+    parts = [
+        Part(
+            name="zipkin",
+            command=["java", "-Xmx256m", "-jar", str(binaries["zipkin"])],
+            environment={"QUERY_PORT": str(settings.zipkin_port)},
+            reads=frozenset({"JAVA_HOME", "JAVA_TOOL_OPTIONS"}),
+            healthy=answers(local_url(settings.zipkin_port, "/health")),
+            wave=2,
+            address=local_url(settings.zipkin_port),
+        ),
+        Part(
+            name="prometheus",
+            command=[
+                str(binaries["prometheus"]),
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{settings.prometheus_port}",
+                "--enable-feature=exemplar-storage",
+            ],
+            healthy=answers(local_url(settings.prometheus_port, "/-/ready")),
+            wave=2,
+            address=local_url(settings.prometheus_port),
+        ),
+    ]
+    return [part for part in parts if part.name in settings.backends]
 
 
 def write_prometheus_configuration(settings: Settings) -> None:

@@ -61,31 +61,29 @@ class Heard:
 
 def examine(runtime: Runtime, settings: Settings) -> Iterator[Result]:
     """Checks the broker's log and the readings of a few seconds."""
+    heard: list[Heard] = []
+    refusal = ""
     try:
         heard = listen(runtime, settings)
     except StackError as error:
+        refusal = f"{error}."
+    if settings.own_broker:
+        log = runtime.log_text("mosquitto")
+        yield protocol(log, in_payload=any(reading.context == "payload" for reading in heard))
+        yield from dropped(log)
+    else:
+        yield Result("protocol", "not known: the broker (BROKER=external) and its log are yours.")
+    if refusal:
         fix = "`make logs PART=mosquitto`; is MQTT_OPERATOR_* the same as at `make up`?"
         if not settings.own_broker:
             fix = f"the user in MQTT_OPERATOR_* must be one of your broker's, and may read {readings(settings)}."
-        yield from log(runtime, settings, in_payload=False)
-        yield Result("user properties", f"{error}.", fix)
-        return
-    yield from log(runtime, settings, in_payload=any(reading.context == "payload" for reading in heard))
-    if not heard:
+        yield Result("user properties", refusal, fix)
+    elif not heard:
         yield silence(settings)
-        return
-    yield from user_properties(heard)
-    yield qos(heard)
-    yield timestamps(heard)
-
-
-def log(runtime: Runtime, settings: Settings, *, in_payload: bool) -> Iterator[Result]:
-    """Checks the broker's log, if the broker is the stack's own."""
-    if settings.own_broker:
-        yield protocol(runtime, in_payload=in_payload)
-        yield from dropped(runtime.log_text("mosquitto"))
     else:
-        yield Result("protocol", "not known: the broker (BROKER=external) and its log are yours.")
+        yield from user_properties(heard)
+        yield qos(heard)
+        yield timestamps(heard)
 
 
 def new_client(runtime: Runtime, settings: Settings) -> mqtt.Client:
@@ -188,15 +186,15 @@ def _heard(message: mqtt.MQTTMessage) -> Heard:
     )
 
 
-def protocol(runtime: Runtime, *, in_payload: bool) -> Result:
+def protocol(log: str, *, in_payload: bool) -> Result:
     """The protocol version of each client, from the broker's log.
 
     Args:
-        runtime: The runtime, for the log.
+        log: The broker's log.
         in_payload: True if readings carry their context in the payload, which works with every version.
     """
     title = "protocol"
-    clients = lately_connected(runtime.log_text("mosquitto"), datetime.now(UTC))
+    clients = lately_connected(log, datetime.now(UTC))
     old = [client for client in clients if client.protocol != "5"]
     if not clients:
         return Result(title, "the broker's log names no client of the last minutes.")
