@@ -7,7 +7,6 @@ from stack.services import new_services
 from stack.trace import Span, Value, children, roots
 
 _MESSAGE_ATTRIBUTES: Mapping[str, type] = {
-    "messaging.message.id": str,
     "messaging.client.id": str,
     "messaging.message.body.size": int,
     "server.address": str,
@@ -24,22 +23,22 @@ class Hop:
     name: str
     kind: str
     service: str
-    # Fixed values, and the types of the others.
-    exact: Mapping[str, Value]
-    typed: Mapping[str, type]
+    # The value of each attribute, or its type if the value differs from reading to reading.
+    attributes: Mapping[str, Value | type]
     hint: str
 
 
 def hops(topic: str, message_id: str) -> list[Hop]:
     """The four spans of one reading, from the sensor to echo."""
 
-    def messaging(operation: str) -> dict[str, Value]:
+    def messaging(operation: str) -> dict[str, Value | type]:
         return {
             "messaging.system": "mqtt",
             "messaging.destination.name": topic,
             "messaging.operation.type": operation,
             "messaging.operation.name": operation,
             "messaging.message.id": message_id,
+            **_MESSAGE_ATTRIBUTES,
         }
 
     return [
@@ -49,7 +48,6 @@ def hops(topic: str, message_id: str) -> list[Hop]:
             "Producer",
             "producer",
             messaging("publish"),
-            _MESSAGE_ATTRIBUTES,
             "Is the producer healthy (make ps), and does it reach the Collector (make logs PART=producer)?",
         ),
         Hop(
@@ -58,7 +56,6 @@ def hops(topic: str, message_id: str) -> list[Hop]:
             "Consumer",
             "consumer",
             messaging("process"),
-            _MESSAGE_ATTRIBUTES,
             "Is the consumer subscribed (make logs PART=consumer), and may its user read the topic (mosquitto/acl)?",
         ),
         Hop(
@@ -66,8 +63,7 @@ def hops(topic: str, message_id: str) -> list[Hop]:
             "POST",
             "Client",
             "consumer",
-            {"http.request.method": "POST", "http.response.status_code": 200},
-            {"url.full": str},
+            {"http.request.method": "POST", "http.response.status_code": 200, "url.full": str},
             "Does the consumer call echo inside the process span? Look at make logs PART=consumer.",
         ),
         Hop(
@@ -75,8 +71,12 @@ def hops(topic: str, message_id: str) -> list[Hop]:
             "POST /echo",
             "Server",
             "echo",
-            {"http.request.method": "POST", "http.route": "/echo", "http.response.status_code": 200},
-            {"url.path": str},
+            {
+                "http.request.method": "POST",
+                "http.route": "/echo",
+                "http.response.status_code": 200,
+                "url.path": str,
+            },
             "Is echo healthy (make ps), and does ECHO_URL point to it? Look at make logs PART=echo.",
         ),
     ]
@@ -84,10 +84,7 @@ def hops(topic: str, message_id: str) -> list[Hop]:
 
 # Integer attributes, for backends in which all attributes are strings.
 INTEGERS = frozenset(
-    name
-    for hop in hops("", "")
-    for name, value in {**hop.exact, **hop.typed}.items()
-    if value is int or isinstance(value, int)
+    name for hop in hops("", "") for name, value in hop.attributes.items() if value is int or isinstance(value, int)
 )
 
 
@@ -167,10 +164,11 @@ def _problems(span: Span, hop: Hop) -> list[str]:
     problems = []
     if span.service != hop.service:
         problems.append(f"its service.name is {span.service!r}, not {hop.service!r}")
-    for name, value in hop.exact.items():
-        if span.attributes.get(name) != value:
-            problems.append(f"{name} is {span.attributes.get(name)!r}, not {value!r}")
-    for name, type_ in hop.typed.items():
-        if not isinstance(span.attributes.get(name), type_):
-            problems.append(f"{name} is {span.attributes.get(name)!r}, not a value of type {type_.__name__}")
+    for name, expected in hop.attributes.items():
+        value = span.attributes.get(name)
+        if isinstance(expected, type):
+            if not isinstance(value, expected):
+                problems.append(f"{name} is {value!r}, not a value of type {expected.__name__}")
+        elif value != expected:
+            problems.append(f"{name} is {value!r}, not {expected!r}")
     return problems

@@ -28,8 +28,8 @@ def examine(settings: Settings) -> Iterator[Result]:
         return
     spans = [span for trace_id in orphans[:MOST_TRACES] for span in viewer.trace(trace_id)]
     tagged = [span.attributes for span in spans if span.attributes.get("mqtt.missing_context")]
-    reasons = some(sorted({str(attributes.get("mqtt.missing_context_reason")) for attributes in tagged}))
-    topics = some(sorted({str(attributes.get("messaging.destination.name")) for attributes in tagged}))
+    reasons = some(str(attributes.get("mqtt.missing_context_reason")) for attributes in tagged)
+    topics = some(str(attributes.get("messaging.destination.name")) for attributes in tagged)
     yield Result(
         title,
         f"{len(orphans)} of {len(processed)} traces of the last {minutes} minutes are roots of the consumer with "

@@ -162,7 +162,7 @@ def listen(runtime: Runtime, settings: Settings) -> list[Heard]:
 
 def dropped(log: str) -> Iterator[Result]:
     """Finds clients for which the broker has dropped messages, according to its log."""
-    clients = sorted({match[1] for line in log.splitlines() if (match := DROPPED.match(line))})
+    clients = [match[1] for line in log.splitlines() if (match := DROPPED.match(line))]
     if clients:
         yield Result(
             "dropped",
@@ -199,7 +199,7 @@ def protocol(log: str, *, in_payload: bool) -> Result:
     if not clients:
         return Result(title, "the broker's log names no client of the last minutes.")
     if old and not in_payload:
-        names = some(sorted(f"{client.client_id} (user {client.user}, MQTT {client.protocol})" for client in old))
+        names = some(f"{client.client_id} (user {client.user}, MQTT {client.protocol})" for client in old)
         return Result(
             title,
             f"not on MQTT 5: {names}. Before MQTT 5 there are no user properties, so no context leaves a publisher.",
@@ -273,7 +273,7 @@ def user_properties(readings: list[Heard]) -> Iterator[Result]:
     contexts = [reading.context for reading in readings]
     for reason, (says, fix) in FIXES.items():
         if reason in contexts:
-            topics = _topics(reading for reading in readings if reading.context == reason)
+            topics = some(reading.topic for reading in readings if reading.context == reason)
             yield Result(title, f"{contexts.count(reason)} of {len(readings)} readings {says}: {topics}.", fix)
     if not FIXES.keys() & set(contexts):
         where = f" ({contexts.count('payload')} in the payload)" if "payload" in contexts else ""
@@ -288,7 +288,7 @@ def qos(readings: list[Heard]) -> Result:
     return Result(
         "QoS",
         f"{len(at_most_once)} of {len(readings)} readings came with QoS 0, whose publish spans look instantaneous: "
-        f"there is no PUBACK to wait for. {_topics(at_most_once)}.",
+        f"there is no PUBACK to wait for. {some(reading.topic for reading in at_most_once)}.",
         "publish with QoS 1.",
     )
 
@@ -298,11 +298,12 @@ def timestamps(readings: list[Heard]) -> Result:
     wrong = [(reading, behind) for reading in readings if abs(behind := _seconds_behind(reading)) > CLOCK_SECONDS]
     if not wrong:
         return Result("sensor clocks", f"no reading is more than {CLOCK_SECONDS:.0f} s away from this machine's time.")
+    topics = some(reading.topic for reading, _ in wrong)
     farthest = max((behind for _, behind in wrong), key=abs)
     return Result(
         "sensor clocks",
         f"{len(wrong)} of {len(readings)} readings are up to {abs(farthest):.0f} s "
-        f"{'behind' if farthest > 0 else 'ahead of'} this machine's time: {_topics(reading for reading, _ in wrong)}.",
+        f"{'behind' if farthest > 0 else 'ahead of'} this machine's time: {topics}.",
         "set the sensor's clock; a producer that was offline sends its old readings first; then just wait.",
     )
 
@@ -313,7 +314,3 @@ def _seconds_behind(reading: Heard) -> float:
     except (KeyError, ValueError):
         return 0.0
     return reading.arrived - (taken if taken.tzinfo else taken.replace(tzinfo=UTC)).timestamp()
-
-
-def _topics(readings: Any) -> str:
-    return some(sorted({reading.topic for reading in readings}))

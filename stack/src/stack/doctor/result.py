@@ -1,8 +1,11 @@
 """The result of one check of the doctor."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stack.tree import LONGEST_NAME, printable
+
+MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Result:
         return not self.fix
 
 
-def some(names: list[str], most: int = 3) -> str:
-    """The names in one line, shortened if there are many, and printable."""
-    shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def some(names: Iterable[str]) -> str:
+    """The different names in one line, the first of them if there are many, and printable."""
+    found = sorted(set(names))
+    shown = ", ".join(printable(name, LONGEST_NAME) for name in found[:MOST_NAMES])
+    return f"{shown} and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else shown
