@@ -8,7 +8,7 @@ import time
 
 from benchmarks import plot, report
 
-SUBJECTS = ("library", "consumer", "latency", "growth", "memory", "connections")
+SUBJECTS = ("library", "consumer", "comparison", "latency", "growth", "memory", "connections")
 
 
 def main() -> None:

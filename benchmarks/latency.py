@@ -7,6 +7,7 @@ the viewer holds the spans of consumer and echo, asked every 10 ms, one reading 
 
 import json
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +28,7 @@ def benchmark() -> Result:
     with running_stack(**PRODUCER_STILL) as stack:
         for part in ("consumer", "producer"):
             stack.stop_part(part)
-        arrivals = stack.settings.run_dir / "arrivals"
-        with echo_and_consumer(stack, arrivals):
+        with arriving(stack) as (url, arrivals), consuming(stack, url):
             rows = [at_rate(stack, rate, arrivals) for rate in RATES]
             seen = [milliseconds_to_viewer(stack) for _ in range(SEEN)]
     columns = ["readings/s", "p50", "p95", "p99"]
@@ -42,24 +42,31 @@ def benchmark() -> Result:
 
 
 @contextmanager
-def echo_and_consumer(stack: Stack, arrivals: Path) -> Iterator[None]:
-    """Runs an echo that notes arrivals in a file, and a consumer that sends to it."""
+def arriving(stack: Stack) -> Iterator[tuple[str, Path]]:
+    """Runs an echo that notes arrivals; yields its URL and the file that it writes."""
     (port,) = free_ports(1)
+    arrivals = Path(tempfile.mkstemp(dir=stack.settings.run_dir)[1])
     with program(stack, "echo", "benchmarks.programs.noting_echo", arrivals, ECHO_PORT=str(port)):
         eventually(lambda: answers(local_url(port, "/healthz"))())
-        beat = stack.settings.run_dir / "consumer.healthy"
-        beat.unlink(missing_ok=True)
-        with program(stack, "consumer", "consumer", ECHO_URL=local_url(port, "/echo")):
-            eventually(beat.exists)
-            yield
+        yield local_url(port, "/echo"), arrivals
 
 
-def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
+@contextmanager
+def consuming(stack: Stack, url: str) -> Iterator[None]:
+    """Runs the consumer."""
+    beat = stack.settings.run_dir / "consumer.healthy"
+    beat.unlink(missing_ok=True)
+    with program(stack, "consumer", "consumer", ECHO_URL=url):
+        eventually(beat.exists)
+        yield
+
+
+def at_rate(stack: Stack, rate: int, arrivals: Path, seconds: int = SECONDS) -> list[str | float]:
     """Publishes at an even pace; returns percentiles of the milliseconds to echo."""
     sent: dict[str, int] = {}
     with connected(stack, "operator") as client:
         due = time.monotonic()
-        for number in range(rate * SECONDS):
+        for number in range(rate * seconds):
             made = numbered_reading(number)
             payload, properties = json.dumps(made), traced_properties(made["device_id"])
             time.sleep(max(0.0, due - time.monotonic()))

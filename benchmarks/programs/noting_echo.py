@@ -16,6 +16,7 @@ async def noting_app(scope: Scope, receive: Receive, send: Send) -> None:
     """Notes the time, then answers."""
     if scope["type"] == "http" and (identifier := dict(scope["headers"]).get(b"idempotency-key")):
         sys.stdout.write(f"{identifier.decode()} {time.time_ns()}\n")
+        sys.stdout.flush()
     await app(scope, receive, send)
 
 
