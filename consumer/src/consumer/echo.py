@@ -11,7 +11,7 @@ from opentelemetry.trace import get_current_span
 
 from consumer.settings import Settings
 from mqtt_delivery import Message, check_answer
-from service.http import new_session
+from service.http import Poster
 
 log = logging.getLogger(__name__)
 UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -32,8 +32,8 @@ class Echo:
     """Sends readings to echo."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url, self._timeout_seconds = str(settings.echo_url), settings.echo_timeout_seconds
-        self._http = new_session(self._url, settings.workers)
+        headers = {"Content-Type": "application/json"}
+        self._echo = Poster(str(settings.echo_url), headers, settings.workers, settings.echo_timeout_seconds)
 
     def take(self, message: Message) -> None:
         """Sends one reading. The key is the same for each attempt, so that echo recognises a repetition."""
@@ -50,6 +50,4 @@ class Echo:
             log.info("processed reading %s on %s in a batch", message.id, message.topic)
 
     def _post(self, payload: bytes, headers: dict[str, str]) -> None:
-        headers = {"Content-Type": "application/json", **headers}
-        answer = self._http.post(self._url, data=payload, headers=headers, timeout=self._timeout_seconds)
-        check_answer(answer, "echo", is_json=True)
+        check_answer(self._echo.post(payload, headers), "echo", is_json=True)
