@@ -26,6 +26,7 @@ from benchmarks.stacks import (
     running_stack_with_remote_scout,
     serving_echo,
 )
+from consumer.settings import Settings
 from harness import Stack
 from stack.part import local_url
 
@@ -62,14 +63,14 @@ def run(
 
 
 def benchmark() -> Result:
-    """Finds the best number of workers, then compares."""
+    """Compares at the default number of workers, then at others and with a slow echo."""
     with running_stack_with_remote_scout(**PRODUCER_STILL) as stack:
         for part in ("consumer", "producer"):
             stack.stop_part(part)
         parts = {name: stack.pid(name) for name in ("mosquitto", "collector")}
         with serving_echo(stack, "echo", **OFF) as (url, pid):
             programs = variants(stack, parts | {"echo": pid}, ECHO_URL=url)
-            sweep, best = by_workers(programs)
+            sweep = by_workers(programs)
             counted = instructions(stack, ECHO_URL=url)
             traced_echo = partial(
                 run,
@@ -79,7 +80,7 @@ def benchmark() -> Result:
                 ECHO_URL=local_url(stack.settings.echo_port, "/echo"),
             )
             one_core = {f"{name}, one core": partial(programs[name], one_core=True) for name in ("straight", *CONSUMER)}
-            compared, targets = compare(programs | {"all traced": traced_echo} | one_core, best)
+            compared, targets = compare(programs | {"all traced": traced_echo} | one_core)
         with serving_echo(stack, "benchmarks.programs.slow_echo", SECONDS=str(SLOW_SECONDS)) as (url, pid):
             slow, slow_target = with_slow_echo(variants(stack, parts | {"echo": pid}, ECHO_URL=url))
     return Result([compared, counted, sweep, slow], [*targets, slow_target])
@@ -96,8 +97,8 @@ def variants(stack: Stack, parts: dict[str, int], **variables: str) -> dict[str,
     }
 
 
-def by_workers(programs: dict[str, Callable[..., Run]]) -> tuple[Table, int]:
-    """The rate at each number of workers, and the number that is best with tracing on."""
+def by_workers(programs: dict[str, Callable[..., Run]]) -> Table:
+    """The rate at each number of workers."""
     names = ("straight", *CONSUMER)
     runs = {
         (workers, name): partial(programs[name], readings=SWEEP_READINGS, WORKERS=str(workers))
@@ -107,13 +108,13 @@ def by_workers(programs: dict[str, Callable[..., Run]]) -> tuple[Table, int]:
     found = alternating(runs, SWEEP_ROUNDS)
     rates = {key: statistics.median(one.rate for one in outcomes) for key, outcomes in found.items()}
     rows = [[str(workers), *(rates[workers, name] for name in names)] for workers in WORKERS]
-    best = max(WORKERS, key=lambda workers: rates[workers, "tracing on"])
     title = f"Readings a second by WORKERS ({SWEEP_READINGS} readings, median of {SWEEP_ROUNDS})"
-    return Table(title, ["WORKERS", *names], rows), best
+    return Table(title, ["WORKERS", *names], rows)
 
 
-def compare(programs: dict[str, Callable[..., Run]], workers: int) -> tuple[Table, list[Target]]:
-    """Compares all programs with the same number of workers."""
+def compare(programs: dict[str, Callable[..., Run]]) -> tuple[Table, list[Target]]:
+    """Compares all programs with the default number of workers."""
+    workers = Settings.model_fields["workers"].default
     runs = {name: partial(one, readings=READINGS, WORKERS=str(workers)) for name, one in programs.items()}
     found = alternating(runs, ROUNDS)
     rates = {name: [one.rate for one in outcomes] for name, outcomes in found.items()}

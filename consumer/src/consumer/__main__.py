@@ -9,7 +9,7 @@ from consumer.echo import Echo, made_at, message_id
 from consumer.partitions import Partitions
 from consumer.settings import Settings
 from mqtt_delivery import Consumer
-from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
+from service import KEEPALIVE_SECONDS, StopSignal, keep_to_one_core, load_settings, serve_health
 from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 
@@ -36,6 +36,8 @@ def main() -> int:
     )
     leaving: list[tuple[str, str, str]] = [session.partition("=") for session in parser.parse_args().leave]
     settings, stop = load_settings(Settings), StopSignal()
+    if settings.cpu_affinity == "auto":
+        keep_to_one_core()
     setup_telemetry("consumer")
     # No process span around the hand-over to a worker: mqtt-delivery opens it around the work.
     PahoMqttInstrumentor().instrument(**AS_IN_THE_GUIDE, **settings.propagation, process_spans=False)

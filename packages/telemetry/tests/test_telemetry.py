@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 PROGRAM = """
 import logging
 from opentelemetry import trace
@@ -67,6 +69,13 @@ def test_a_log_record_carries_trace_and_span_id() -> None:
     assert record["body"] == "at work"
     assert int(record["trace_id"], 16)
     assert int(record["span_id"], 16)
+
+
+def test_a_thread_waits_a_tenth_of_pythons_default_for_its_turn() -> None:
+    done = run(
+        "import sys; from telemetry import setup_telemetry\nsetup_telemetry('producer')\nprint(sys.getswitchinterval())"
+    )
+    assert float(done.stdout) == pytest.approx(0.0005)
 
 
 def test_what_a_stranger_has_sent_is_part_of_one_line_and_bounded() -> None:
