@@ -11,12 +11,14 @@ arrival in echo, which is traced. Memory: after that.
 
 import statistics
 from functools import partial
+from pathlib import Path
 
 from benchmarks.consumer import OFF, Run, run
 from benchmarks.latency import arriving, at_rate
+from benchmarks.readings import publish
 from benchmarks.result import Result, Table, Target, alternating, median_ratio
 from benchmarks.stacks import PRODUCER_STILL, program, resident_mib, running_stack_with_remote_scout, serving_echo
-from harness import Stack
+from harness import Stack, eventually
 
 PROGRAMS = {
     "plain loop": "guide_loop",
@@ -59,7 +61,12 @@ def at_an_even_pace(stack: Stack, name: str) -> list[float]:
         arriving(stack) as (url, arrivals),
         program(stack, "consumer", f"benchmarks.programs.{name}", ECHO_URL=url, READINGS="1000000") as process,
     ):
-        # The first reading waits for the program's start.
-        at_rate(stack, 1, arrivals, seconds=1)
+        eventually(partial(takes_readings, stack, arrivals))
         _, *milliseconds = at_rate(stack, RATE, arrivals)
         return [*(float(one) for one in milliseconds), resident_mib(process.pid)]
+
+
+def takes_readings(stack: Stack, arrivals: Path) -> bool:
+    """Publishes a reading; tells whether one has arrived at echo, so that the program is subscribed."""
+    publish(stack, 1)
+    return bool(arrivals.read_text())

@@ -61,12 +61,12 @@ def consuming(stack: Stack, url: str) -> Iterator[None]:
         yield
 
 
-def at_rate(stack: Stack, rate: int, arrivals: Path, seconds: int = SECONDS) -> list[str | float]:
+def at_rate(stack: Stack, rate: int, arrivals: Path) -> list[str | float]:
     """Publishes at an even pace; returns percentiles of the milliseconds to echo."""
     sent: dict[str, int] = {}
     with connected(stack, "operator") as client:
         due = time.monotonic()
-        for number in range(rate * seconds):
+        for number in range(rate * SECONDS):
             made = numbered_reading(number)
             payload, properties = json.dumps(made), traced_properties(made["device_id"])
             time.sleep(max(0.0, due - time.monotonic()))

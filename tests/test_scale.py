@@ -155,3 +155,13 @@ def test_from_three_consumers_to_one_loses_nothing(shared_stack: NotingStack, pu
     one.up()
     assert one.runtime.log_text("leave").count("unsubscribing; ") == 2
     one.runtime.down()
+
+
+def test_a_consumer_keeps_to_one_core_if_it_is_told_to(new_stack: NewStack) -> None:
+    stack = new_stack(CPU_AFFINITY="auto")
+    stack.up()
+    threads = [int(task.name) for task in Path(f"/proc/{stack.pid('consumer')}/task").iterdir()]
+    cores = set(map(frozenset, map(os.sched_getaffinity, threads)))
+    assert len(threads) > 4
+    assert len(cores) == 1
+    assert len(cores.pop()) == 1
