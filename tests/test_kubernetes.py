@@ -550,6 +550,9 @@ def test_with_scout_the_collector_reads_its_four_values() -> None:
 # ---------------------------------------------------------------------- with a cluster
 
 NAMESPACE = "mqtt-tracing-test"
+# How to restart a node, each kind of cluster has its own way: docker restart kind-control-plane.
+RESTART_NODE = os.environ.get("RESTART_NODE", "")
+SAVING = "Saving in-memory database"
 STEADY_SECONDS = 10.0
 READINGS_PER_SECOND = 300
 SLICE_SECONDS = 0.5
@@ -759,6 +762,31 @@ class TestOnACluster:
         }
         (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
         succeeds("apply", "-k", str(tmp_path), "--dry-run=server")
+
+    @pytest.mark.skipif(not RESTART_NODE, reason="RESTART_NODE is not set: a command that restarts the cluster's node")
+    def test_readings_outlive_a_restart_of_the_node(self, cluster: Path) -> None:
+        # Before any test that scales: a session that is being emptied would reach echo, and its notes restart too.
+        succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", "--replicas=0")
+        succeeds("-n", NAMESPACE, "wait", "--for=delete", "pod/consumer-0", "--timeout=60s")
+        with forwarded("mosquitto", 1883) as port:
+            publisher = Publisher(StackOnCluster(port))
+            publisher.send(500)
+        # Mosquitto writes every 2 s: what came after that is lost if the node loses its power.
+        saved = log_of("mosquitto-0").count(SAVING)
+        eventually(lambda: log_of("mosquitto-0").count(SAVING) > saved + 1)
+        began = time.monotonic()
+        subprocess.run(RESTART_NODE, shell=True, check=True, timeout=300)  # noqa: S602 (the person who runs the tests gives it)
+        succeeds("-n", NAMESPACE, "scale", "statefulset/consumer", "--replicas=1")
+        for part in succeeds("-n", NAMESPACE, "get", "deployments,statefulsets", "-o", "name").split():
+            succeeds("-n", NAMESPACE, "rollout", "status", part, "--timeout=240s")
+        publisher.ledger.settle(120)
+        print(f"{time.monotonic() - began:.0f} s from the restart to the last reading")
+        assert publisher.ledger.processed().keys() >= set(publisher.ledger.sent)
+        trace_id = publish_one()
+        with forwarded("viewer", 8000) as port:
+            viewer = Viewer(port)
+            eventually(lambda: (spans := viewer.trace(trace_id)) and is_whole(spans))
+        publisher.close()
 
     @pytest.mark.timeout(1500)
     def test_consumers_that_scale_lose_nothing(self, cluster: Path) -> None:
