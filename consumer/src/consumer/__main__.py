@@ -5,11 +5,12 @@ import argparse
 from opentelemetry.instrumentation.paho_mqtt import PahoMqttInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
+from consumer.cores import keep_to_one_core
 from consumer.echo import Echo, made_at, message_id
 from consumer.partitions import Partitions
 from consumer.settings import Settings
 from mqtt_delivery import Consumer
-from service import KEEPALIVE_SECONDS, StopSignal, keep_to_one_core, load_settings, serve_health
+from service import KEEPALIVE_SECONDS, StopSignal, load_settings, serve_health
 from telemetry import AS_IN_THE_GUIDE, setup_telemetry, shutdown_telemetry
 
 

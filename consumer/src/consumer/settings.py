@@ -26,6 +26,7 @@ class Settings(ConsumerSettings):
     mqtt_consumer_protocol: Literal["5", "3.1.1"] = Field(default="5", description="5 or 3.1.1")
     partitions: int | None = Field(default=None, ge=1, le=MOST_PARTITIONS, description=A_NUMBER_OF_PARTITIONS)
     consumer_ordinal: int = Field(default=0, ge=0, description="the number of this consumer, from 0 on")
+    cpu_affinity: Literal["none", "auto"] = Field(default="none", description="none or auto")
     echo_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8080/echo"), description="an http:// or https:// URL")
     echo_timeout_seconds: float = Field(default=3.0, gt=0, le=60, description="seconds, up to 60")
     health_file: Path = Field(default=Path("/tmp/consumer.healthy"), description="a path to touch while healthy")  # noqa: S108 (the container's own)

@@ -1,7 +1,6 @@
 """What every service of the stack needs besides its work: checked settings, an MQTT client, a stop signal."""
 
 from service.broker import KEEPALIVE_SECONDS, BrokerSettings
-from service.cores import keep_to_one_core
 from service.health import serve_health
 from service.settings import Hosts, Listed, Port, load_settings, refusals
 from service.stop import StopSignal
@@ -13,7 +12,6 @@ __all__ = [
     "Listed",
     "Port",
     "StopSignal",
-    "keep_to_one_core",
     "load_settings",
     "refusals",
     "serve_health",

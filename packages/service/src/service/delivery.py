@@ -1,6 +1,6 @@
 """The settings of a service that receives messages with mqtt-delivery."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -19,7 +19,6 @@ class ConsumerSettings(BrokerSettings):
         pattern=r"^[^/+#\x00-\x1f\x7f]{1,100}$",
         description="1 to 100 characters without / + # or a control character",
     )
-    cpu_affinity: Literal["none", "auto"] = Field(default="none", description="none or auto")
     workers: int = Field(default=4, ge=1, le=64, description="a number of threads, 1 to 64")
     retry_seconds: float = Field(default=60.0, ge=0, le=86_400, description="seconds, 0 to 86400")
     queue_size: int = Field(default=200, ge=1, le=65_535, description="a number of messages, 1 to 65535")

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import json, os, threading
-from service import keep_to_one_core
+from consumer.cores import keep_to_one_core
 before = os.sched_getaffinity(0)
 keep_to_one_core()
 found = [os.sched_getaffinity(0)]
