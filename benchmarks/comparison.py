@@ -17,7 +17,7 @@ from benchmarks.consumer import OFF, Run, run
 from benchmarks.latency import arriving, at_rate
 from benchmarks.readings import publish
 from benchmarks.result import Result, Table, Target, alternating, median_ratio
-from benchmarks.stacks import PRODUCER_STILL, program, resident_mib, running_stack_with_remote_scout, serving_echo
+from benchmarks.stacks import program, resident_mib, running_stack_without_clients, serving_echo
 from harness import Stack, eventually
 
 PROGRAMS = {
@@ -32,9 +32,7 @@ RATE = 100
 
 def benchmark() -> Result:
     """Measures all of them in turns, on one stack."""
-    with running_stack_with_remote_scout(**PRODUCER_STILL) as stack:
-        for part in ("consumer", "producer"):
-            stack.stop_part(part)
+    with running_stack_without_clients() as stack:
         parts = {name: stack.pid(name) for name in ("mosquitto", "collector")}
         with serving_echo(stack, "echo", **OFF) as (url, pid):
             one = partial(run, stack, readings=READINGS, parts=parts | {"echo": pid}, ECHO_URL=url)

@@ -19,11 +19,10 @@ from functools import partial
 from benchmarks.readings import queue_up
 from benchmarks.result import Result, Table, Target, alternating, median_ratio
 from benchmarks.stacks import (
-    PRODUCER_STILL,
     cpu_seconds,
     environment,
     measure,
-    running_stack_with_remote_scout,
+    running_stack_without_clients,
     serving_echo,
 )
 from consumer.settings import Settings
@@ -64,9 +63,7 @@ def run(
 
 def benchmark() -> Result:
     """Compares at the default number of workers, then at others and with a slow echo."""
-    with running_stack_with_remote_scout(**PRODUCER_STILL) as stack:
-        for part in ("consumer", "producer"):
-            stack.stop_part(part)
+    with running_stack_without_clients() as stack:
         parts = {name: stack.pid(name) for name in ("mosquitto", "collector")}
         with serving_echo(stack, "echo", **OFF) as (url, pid):
             programs = variants(stack, parts | {"echo": pid}, ECHO_URL=url)

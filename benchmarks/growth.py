@@ -18,13 +18,12 @@ import psutil
 from benchmarks.readings import queue_up
 from benchmarks.result import Result, Table
 from benchmarks.stacks import (
-    PRODUCER_STILL,
     cpu_seconds,
     environment,
     measure,
     program,
     resident_mib,
-    running_stack_with_remote_scout,
+    running_stack_without_clients,
     serving_echo,
 )
 from harness import Stack, eventually
@@ -44,15 +43,12 @@ OVERLOAD_READINGS, OVERLOAD_QUEUE = 3000, 2048
 
 def benchmark() -> Result:
     """Measures all of them on one stack."""
-    with running_stack_with_remote_scout(**PRODUCER_STILL) as stack:
-        for part in ("consumer", "producer"):
-            stack.stop_part(part)
-        with serving_echo(stack, "echo", OTEL_SDK_DISABLED="true") as (url, pid):
-            payload = by_payload(stack, url, pid)
-            consumers = by_consumers(stack, url)
-            # Last, because the Collector is stopped, and every subscriber gets the devices' readings.
-            devices = by_devices(stack)
-            overload = overloaded(stack, url)
+    with running_stack_without_clients() as stack, serving_echo(stack, "echo", OTEL_SDK_DISABLED="true") as (url, pid):
+        payload = by_payload(stack, url, pid)
+        consumers = by_consumers(stack, url)
+        # Last, because the Collector is stopped, and every subscriber gets the devices' readings.
+        devices = by_devices(stack)
+        overload = overloaded(stack, url)
     return Result([devices, payload, consumers, overload])
 
 

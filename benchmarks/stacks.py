@@ -43,6 +43,15 @@ def running_stack_with_remote_scout(**values: str) -> Iterator[Stack]:
             yield stack
 
 
+@contextmanager
+def running_stack_without_clients() -> Iterator[Stack]:
+    """The same without a consumer and a producer, which the programs to be measured take the place of."""
+    with running_stack_with_remote_scout(**PRODUCER_STILL) as stack:
+        for part in ("consumer", "producer"):
+            stack.stop_part(part)
+        yield stack
+
+
 def environment(stack: Stack, part: str, **changed: str) -> dict[str, str]:
     """The environment of a part of the stack, with changes."""
     return {**stack.runtime.environment(part), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changed}
