@@ -76,8 +76,9 @@ def test_what_the_broker_sends_too_far_ahead_is_left_to_it(
         consumer.connect("127.0.0.1", own_broker.port)
         eventually(lambda: len(set(handled.payloads)) + len(dead) >= count)
         consumer.stop()
-    # The connection that is cut may take acknowledgements with it: those messages come again.
+    # The connection that is cut may take acknowledgements with it: those messages come again, few.
     numbers = [int(payload.split()[0]) for payload in dict.fromkeys(handled.payloads)]
+    assert len(handled.payloads) - len(numbers) <= 10
     assert [number for number in numbers if number != 20] == [number for number in range(count) if number != 20]
     assert numbers.count(20) == (not failing)
     assert len(dead) == failing
